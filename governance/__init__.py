@@ -1,0 +1,17 @@
+"""The ground floor: what a release is, what it cost, and who may read it.
+
+Reading guide
+    errors      the one error tree
+    settings    hedgerow.toml as a frozen value
+    privacy     zCDP losses and their conversion to epsilon
+    ledger      accounts and the append-only record of every spend
+    release     manifests and the store of published releases
+    canonical   canonical JSON and hashes
+    files       atomic writes and locks
+    report      what a compliance reviewer reads
+    doctor      what the machine must have
+
+Nothing here knows Spark, Feast, FAISS or gRPC.
+"""
+
+__all__: tuple[str, ...] = ()

@@ -1,0 +1,269 @@
+"""The one error tree of hedgerow.
+
+Every failure that a person can cause or mend is a `HedgerowError`: the command line prints its message and exits with
+code 2, without a traceback. A message says what, found, allowed and how to fix it. It never holds a row value, a
+privacy-unit id or a key.
+
+    HedgerowError
+    ├── ConfigError               hedgerow.toml, policy of a project
+    ├── DefinitionError           a Signal, Window, budget ... that cannot be lawful
+    ├── UnknownSignal             a name that no file of the project defines
+    ├── EnvironmentProblem        Java, Python, disk, a missing optional package
+    ├── InputError                the data a pipeline reads
+    │   ├── InputMissing          file or folder not there, or unreadable
+    │   ├── ColumnMissing         a column the definition names is absent
+    │   ├── ColumnTypeError       a column has a type that cannot be used
+    │   ├── NullValue             nulls where a unit id, key, time or value is needed
+    │   ├── NonFiniteValue        NaN or infinity
+    │   └── EmptyInput            a table without rows
+    ├── LedgerError               the privacy ledger
+    │   ├── BudgetExceeded        a reservation that an account cannot carry
+    │   ├── AccountUnknown        no such account in hedgerow.toml
+    │   └── LedgerCorrupt         entries that do not chain or parse
+    ├── ReleaseError              published releases
+    │   ├── ReleaseCorrupt        a manifest or file that does not match its hash or schema
+    │   ├── ReleaseMissing        no such release
+    │   └── RunInProgress         another process releases the same window now
+    ├── EngineError               Spark failed; the cause is named without data
+    ├── PublicationError          the feature store
+    │   ├── StoreUnreachable      online store does not answer
+    │   └── NotPublished          a view, space or snapshot that nothing has published
+    └── ServingError              the gRPC server and its client
+        ├── PortBusy              the address is in use
+        ├── RequestInvalid        names, types or sizes that the API does not take (INVALID_ARGUMENT)
+        ├── NotServed             an unknown view, feature, service or space (NOT_FOUND)
+        └── ServerUnavailable     no server answers, or not in time
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+__all__ = [
+    "AccountUnknown",
+    "BudgetExceeded",
+    "ColumnMissing",
+    "ColumnTypeError",
+    "ConfigError",
+    "DefinitionError",
+    "EmptyInput",
+    "EngineError",
+    "EnvironmentProblem",
+    "HedgerowError",
+    "InputError",
+    "InputMissing",
+    "LedgerCorrupt",
+    "LedgerError",
+    "NonFiniteValue",
+    "NotPublished",
+    "NotServed",
+    "NullValue",
+    "PortBusy",
+    "PublicationError",
+    "ReleaseCorrupt",
+    "ReleaseError",
+    "ReleaseMissing",
+    "RequestInvalid",
+    "RunInProgress",
+    "ServerUnavailable",
+    "ServingError",
+    "StoreUnreachable",
+    "UnknownSignal",
+]
+
+
+class HedgerowError(Exception):
+    """Base of everything hedgerow raises on purpose. `str(error)` is the whole message a person needs."""
+
+
+class ConfigError(HedgerowError):
+    """A project file (hedgerow.toml) says something that cannot be used."""
+
+
+class DefinitionError(HedgerowError):
+    """A definition that cannot be lawful or cannot be computed.
+
+    Attributes:
+        subject: what was being defined, e.g. `"genre_seconds v1"` or `"Interval"`.
+    """
+
+    def __init__(self, subject: str, message: str) -> None:
+        self.subject = subject
+        super().__init__(f"{subject}: {message}")
+
+
+class UnknownSignal(HedgerowError):
+    """No definition of that name in the project."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        self.name = name
+        self.known = known
+        listed = ", ".join(known) if known else "none"
+        super().__init__(f"no signal named {name!r}; this project defines: {listed}")
+
+
+class EnvironmentProblem(HedgerowError):
+    """The machine lacks something; the message is the one-line remedy."""
+
+
+class InputError(HedgerowError):
+    """Input data that cannot be read as the definition says."""
+
+
+class InputMissing(InputError):
+    """A file or folder that is not there or cannot be read as parquet."""
+
+
+class ColumnMissing(InputError):
+    """A column that the definition names is absent from the table.
+
+    Attributes:
+        table: the table's path as configured.
+        column: the missing column.
+    """
+
+    def __init__(self, table: str, column: str, found: tuple[str, ...]) -> None:
+        self.table = table
+        self.column = column
+        super().__init__(
+            f"{table}: column {column!r} is missing; found: {', '.join(found)}; "
+            "rename the column or correct the definition"
+        )
+
+
+class ColumnTypeError(InputError):
+    """A column whose type cannot be used for its role."""
+
+    def __init__(self, table: str, column: str, found: str, allowed: str) -> None:
+        self.table = table
+        self.column = column
+        super().__init__(f"{table}: column {column!r} has type {found}; allowed: {allowed}; convert it upstream")
+
+
+class NullValue(InputError):
+    """Nulls in a column that must not have any. The number of nulls is not told: it is data."""
+
+    def __init__(self, table: str, column: str, role: str) -> None:
+        self.table = table
+        self.column = column
+        super().__init__(
+            f"{table}: column {column!r} ({role}) has nulls; drop or fill those rows upstream, nothing was released"
+        )
+
+
+class NonFiniteValue(InputError):
+    """NaN or infinity in a value column. How many, and where, is not told: it is data."""
+
+    def __init__(self, table: str, column: str) -> None:
+        self.table = table
+        self.column = column
+        super().__init__(
+            f"{table}: column {column!r} has NaN or infinite values; drop or fill those rows upstream, "
+            "nothing was released"
+        )
+
+
+class EmptyInput(InputError):
+    """A table that has no rows at all."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        super().__init__(f"{table}: the table has no rows; point the source at a folder or file with events")
+
+
+class LedgerError(HedgerowError):
+    """The privacy ledger cannot do what was asked."""
+
+
+class BudgetExceeded(LedgerError):
+    """A reservation that the account cannot carry. Nothing was read and nothing was spent.
+
+    Attributes:
+        account: `dataset/unit`.
+        requested: the rho (or delta) asked for.
+        remaining: what the account still has of it.
+        quantity: `"rho"` or `"delta"`.
+    """
+
+    def __init__(self, account: str, subject: str, quantity: str, requested: Decimal, remaining: Decimal) -> None:
+        self.account = account
+        self.subject = subject
+        self.quantity = quantity
+        self.requested = requested
+        self.remaining = remaining
+        super().__init__(
+            f"{subject}: requested {quantity}={requested:.6g}, remaining {remaining:.6g} in account {account}; "
+            "lower budget_per_release, release fewer windows, or have the account's cap raised; no data was read"
+        )
+
+
+class AccountUnknown(LedgerError):
+    """The project declares no account for this dataset and privacy unit."""
+
+    def __init__(self, account: str, known: tuple[str, ...]) -> None:
+        self.account = account
+        listed = ", ".join(known) if known else "none"
+        super().__init__(
+            f"no account {account!r}; hedgerow.toml declares: {listed}; "
+            "add [[accounts]] with dataset, unit, rho and delta"
+        )
+
+
+class LedgerCorrupt(LedgerError):
+    """The ledger's entries do not chain, do not parse, or contradict each other."""
+
+
+class ReleaseError(HedgerowError):
+    """Something about a published release."""
+
+
+class ReleaseCorrupt(ReleaseError):
+    """A manifest or data file that does not match its schema or its hash."""
+
+
+class ReleaseMissing(ReleaseError):
+    """No release of that name."""
+
+
+class RunInProgress(ReleaseError):
+    """Another process is releasing the same window."""
+
+
+class EngineError(HedgerowError):
+    """The engine failed while computing; the message names the kind of failure, never data."""
+
+
+class PublicationError(HedgerowError):
+    """The feature store could not publish."""
+
+
+class StoreUnreachable(PublicationError):
+    """The online store does not answer."""
+
+
+class NotPublished(PublicationError):
+    """Nothing has been published under that name yet."""
+
+
+class ServingError(HedgerowError):
+    """The gRPC server or its client."""
+
+
+class PortBusy(ServingError):
+    """The address to listen on is in use."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        super().__init__(f"{address} is in use; stop the other server or choose another with --port (0 picks a free one)")
+
+
+class RequestInvalid(ServingError):
+    """A request with unknown types, missing entity columns or too many rows."""
+
+
+class NotServed(ServingError):
+    """An unknown feature, view, service or embedding space."""
+
+
+class ServerUnavailable(ServingError):
+    """No server answers at that address, or not before the deadline."""

@@ -1,0 +1,418 @@
+"""The privacy ledger: an append-only record of every reservation, draw and release, and the caps they must fit.
+
+A run passes through RESERVE (before any data is read), DRAW (before the first noisy byte is written) and COMMIT (after the
+atomic publish). RELEASE gives a reservation back, and only before DRAW: once noise may have been seen, the loss has
+happened. So at every instant `held + spent` bounds what any observer can have learned, and a crash can only over-count.
+
+    RESERVE ──▶ DRAW ──▶ COMMIT
+       └──▶ RELEASE
+
+Entries are canonical JSON chained by SHA-256. They hold no user ids, keys or values.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from governance.canonical import canonical_bytes, sha256_hex
+from governance.errors import BudgetExceeded, ConfigError, LedgerCorrupt, LedgerError
+from governance.privacy import PrivacyLoss
+from governance.settings import Account
+
+__all__ = ["Balance", "Entry", "EntryKind", "Ledger", "Run"]
+
+_GENESIS = "0" * 64
+_TABLES = """
+CREATE TABLE IF NOT EXISTS entries (
+    sequence INTEGER PRIMARY KEY CHECK (sequence > 0),
+    body TEXT NOT NULL,
+    hash TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TRIGGER IF NOT EXISTS entries_keep_update BEFORE UPDATE ON entries
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS entries_keep_delete BEFORE DELETE ON entries
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
+"""
+
+
+class EntryKind(StrEnum):
+    """What an entry records."""
+
+    OPEN = "OPEN"
+    RESERVE = "RESERVE"
+    DRAW = "DRAW"
+    COMMIT = "COMMIT"
+    RELEASE = "RELEASE"
+    REFUSED = "REFUSED"
+
+
+_AFTER = {
+    EntryKind.DRAW: (EntryKind.RESERVE,),
+    EntryKind.COMMIT: (EntryKind.DRAW,),
+    EntryKind.RELEASE: (EntryKind.RESERVE,),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line of the ledger.
+
+    Attributes:
+        sequence: 1, 2, 3, ...
+        kind: what it records.
+        at: ISO 8601 UTC.
+        account: `dataset/unit`; None where no account is touched (public inputs).
+        run_id: which run; None for OPEN and REFUSED.
+        subject: the release's id, or the account's name for OPEN.
+        detail: the kind's own fields (`loss`, `cap`, `manifest_sha256`, `reason` ...).
+        previous: hash of the entry before.
+        hash: SHA-256 of this entry's canonical JSON, `previous` included.
+    """
+
+    sequence: int
+    kind: EntryKind
+    at: str
+    account: str | None
+    run_id: str | None
+    subject: str
+    detail: Mapping[str, Any]
+    previous: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """An account's state.
+
+    Attributes:
+        account: `dataset/unit`.
+        cap: what may be spent in all.
+        spent: drawn (committed or not): it has happened.
+        held: reserved and not yet drawn or given back.
+    """
+
+    account: str
+    cap: PrivacyLoss
+    spent: PrivacyLoss
+    held: PrivacyLoss
+
+    @property
+    def remaining(self) -> PrivacyLoss:
+        """Cap less spent and held; never negative while the ledger's rule holds."""
+        return PrivacyLoss(
+            self.cap.rho - self.spent.rho - self.held.rho, self.cap.delta - self.spent.delta - self.held.delta
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What became of one run."""
+
+    run_id: str
+    account: str | None
+    subject: str
+    loss: PrivacyLoss
+    state: EntryKind
+    manifest_sha256: str | None
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Ledger:
+    """The ledger in one SQLite file (WAL, `synchronous=FULL`). Safe for many processes; one instance per thread.
+
+    Args:
+        path: the database; its folder is made if absent.
+        clock: gives the current aware UTC time.
+
+    Raises:
+        LedgerCorrupt: the file is not a ledger.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], datetime] = _utc_now) -> None:
+        self._clock = clock
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._database_errors():
+            self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.execute("PRAGMA synchronous=FULL")
+            self._database.executescript(_TABLES)
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._database.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries in order, with the hash chain checked.
+
+        Raises:
+            LedgerCorrupt: an entry was edited, removed or reordered.
+        """
+        with self._database_errors():
+            rows = self._database.execute("SELECT sequence, body, hash FROM entries ORDER BY sequence").fetchall()
+        previous, parsed = _GENESIS, []
+        for position, (sequence, body, digest) in enumerate(rows, start=1):
+            if sequence != position:
+                raise LedgerCorrupt(f"{self._path}: entry {position} is missing; restore the ledger from a backup")
+            entry = self._parse(sequence, body, digest)
+            if entry.previous != previous or sha256_hex(body.encode()) != digest:
+                raise LedgerCorrupt(
+                    f"{self._path}: entry {sequence} does not match its hash chain; restore the ledger from a backup"
+                )
+            previous = digest
+            parsed.append(entry)
+        return tuple(parsed)
+
+    def balances(self) -> tuple[Balance, ...]:
+        """Every opened account's balance, in the order of opening."""
+        entries = self.entries()
+        opened = [entry.account for entry in entries if entry.kind is EntryKind.OPEN and entry.account]
+        return tuple(_balance(name, entries) for name in opened)
+
+    def balance(self, account: Account) -> Balance:
+        """One account's balance; an account never used has spent nothing."""
+        entries = self.entries()
+        if any(entry.kind is EntryKind.OPEN and entry.account == account.name for entry in entries):
+            return _balance(account.name, entries)
+        return Balance(
+            account=account.name, cap=account.cap, spent=PrivacyLoss.zero(), held=PrivacyLoss.zero()
+        )
+
+    def runs(self) -> tuple[Run, ...]:
+        """Every run and its latest state, in the order of their first entries."""
+        return tuple(_runs(self.entries()).values())
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def open_account(self, account: Account) -> None:
+        """Opens an account with its cap; opening it again with the same cap changes nothing.
+
+        Raises:
+            ConfigError: it is open with another cap.
+        """
+        with self._transaction():
+            entries = self.entries()
+            for entry in entries:
+                if entry.kind is EntryKind.OPEN and entry.account == account.name:
+                    cap = PrivacyLoss.from_json(entry.detail["cap"])
+                    if cap != account.cap:
+                        raise ConfigError(
+                            f"account {account.name}: hedgerow.toml says rho={account.cap.rho}, delta={account.cap.delta}, "
+                            f"but the ledger opened it with rho={cap.rho}, delta={cap.delta}; restore the old cap"
+                        )
+                    return
+            detail = {"cap": account.cap.to_json()}
+            self._append(entries, EntryKind.OPEN, account.name, None, account.name, detail)
+
+    def reserve(self, run_id: str, account: Account, subject: str, loss: PrivacyLoss) -> int:
+        """Sets a loss aside, or refuses. Call before reading any data.
+
+        Args:
+            run_id: unique to one run; reserving it again with the same body returns the same entry.
+            account: which account pays; opened if it is not open yet.
+            subject: the release's id.
+            loss: what the release will cost.
+
+        Returns:
+            The RESERVE entry's sequence number.
+
+        Raises:
+            BudgetExceeded: the account cannot carry it; a REFUSED entry records the request.
+            LedgerError: the run id is known with another body.
+        """
+        if loss.rho < 0 or loss.delta < 0:
+            raise LedgerError(f"{subject}: a reservation must not be negative; found {loss.to_json()}")
+        self.open_account(account)
+        with self._transaction():
+            entries = self.entries()
+            detail: dict[str, Any] = {"loss": loss.to_json()}
+            for entry in entries:
+                if entry.run_id == run_id:
+                    same = (entry.account, entry.subject, dict(entry.detail)) == (account.name, subject, detail)
+                    if entry.kind is EntryKind.RESERVE and same:
+                        return entry.sequence
+                    raise LedgerError(f"run {run_id}: recorded before with another content; use a new run id")
+            remaining = _balance(account.name, entries).remaining
+            shortage = _shortage(loss, remaining)
+            if shortage is None:
+                return self._append(entries, EntryKind.RESERVE, account.name, run_id, subject, detail)
+            detail["remaining"] = remaining.to_json()
+            detail["reason"] = f"{shortage[0]} over the account's cap"
+            self._append(entries, EntryKind.REFUSED, account.name, None, subject, detail)
+        quantity, requested, left = shortage
+        raise BudgetExceeded(account.name, subject, quantity, requested, left)
+
+    def draw(self, run_id: str) -> int:
+        """Records that noise is about to be drawn: from here the loss is spent. Idempotent."""
+        return self._advance(run_id, EntryKind.DRAW, {})
+
+    def commit(self, run_id: str, manifest_sha256: str) -> int:
+        """Records that the release is published whole. Idempotent for the same manifest."""
+        return self._advance(run_id, EntryKind.COMMIT, {"manifest_sha256": manifest_sha256})
+
+    def release(self, run_id: str, reason: str) -> int:
+        """Gives a reservation back.
+
+        Raises:
+            LedgerError: the run has drawn noise; the loss has happened.
+        """
+        return self._advance(run_id, EntryKind.RELEASE, {"reason": reason})
+
+    def commit_public(self, run_id: str, subject: str, manifest_sha256: str) -> int:
+        """Records a release made from public inputs alone: it touches no account."""
+        with self._transaction():
+            entries = self.entries()
+            for entry in entries:
+                if entry.kind is EntryKind.COMMIT and entry.detail.get("manifest_sha256") == manifest_sha256:
+                    return entry.sequence
+            detail = {"loss": PrivacyLoss.zero().to_json(), "manifest_sha256": manifest_sha256}
+            return self._append(entries, EntryKind.COMMIT, None, run_id, subject, detail)
+
+    def refuse(self, account: str | None, subject: str, reason: str) -> int:
+        """Records a request that was refused for another reason than the cap."""
+        with self._transaction():
+            return self._append(self.entries(), EntryKind.REFUSED, account, None, subject, {"reason": reason})
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _advance(self, run_id: str, kind: EntryKind, detail: dict[str, Any]) -> int:
+        with self._transaction():
+            entries = self.entries()
+            mine = [entry for entry in entries if entry.run_id == run_id]
+            if not mine:
+                raise LedgerError(f"run {run_id}: not in the ledger; reserve first")
+            for entry in mine:
+                if entry.kind is kind:
+                    if dict(entry.detail) == detail or kind is EntryKind.RELEASE:
+                        return entry.sequence
+                    raise LedgerError(f"run {run_id}: {kind} recorded before with another content")
+            last = mine[-1]
+            if last.kind not in _AFTER[kind]:
+                allowed = " or ".join(_AFTER[kind])
+                raise LedgerError(f"run {run_id}: {kind} needs {allowed} before it, found {last.kind}")
+            return self._append(entries, kind, last.account, run_id, last.subject, detail)
+
+    def _append(
+        self,
+        entries: tuple[Entry, ...],
+        kind: EntryKind,
+        account: str | None,
+        run_id: str | None,
+        subject: str,
+        detail: Mapping[str, Any],
+    ) -> int:
+        sequence = len(entries) + 1
+        body = canonical_bytes(
+            {
+                "sequence": sequence,
+                "kind": str(kind),
+                "at": self._clock().isoformat(timespec="milliseconds"),
+                "account": account,
+                "run_id": run_id,
+                "subject": subject,
+                "detail": detail,
+                "previous": entries[-1].hash if entries else _GENESIS,
+            }
+        )
+        self._database.execute(
+            "INSERT INTO entries (sequence, body, hash) VALUES (?, ?, ?)", (sequence, body.decode(), sha256_hex(body))
+        )
+        return sequence
+
+    def _parse(self, sequence: int, body: str, digest: str) -> Entry:
+        try:
+            value = json.loads(body)
+            if value["sequence"] != sequence:
+                raise ValueError("sequence")
+            return Entry(**{**value, "kind": EntryKind(value["kind"])}, hash=digest)
+        except (ValueError, KeyError, TypeError):
+            raise LedgerCorrupt(
+                f"{self._path}: entry {sequence} cannot be parsed; restore the ledger from a backup"
+            ) from None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._database_errors():
+            self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        with self._database_errors():
+            self._database.execute("COMMIT")
+
+    @contextmanager
+    def _database_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise LedgerError(f"{self._path}: the ledger's database cannot be used: {error}") from None
+        except sqlite3.DatabaseError as error:
+            raise LedgerCorrupt(f"{self._path}: not a ledger database ({error}); restore it from a backup") from None
+
+
+def _shortage(loss: PrivacyLoss, remaining: PrivacyLoss) -> tuple[str, Decimal, Decimal] | None:
+    """The first quantity that does not fit, as (name, requested, remaining)."""
+    if loss.rho > remaining.rho:
+        return "rho", loss.rho, remaining.rho
+    if loss.delta > remaining.delta:
+        return "delta", loss.delta, remaining.delta
+    return None
+
+
+def _runs(entries: tuple[Entry, ...]) -> dict[str, Run]:
+    runs: dict[str, Run] = {}
+    for entry in entries:
+        if entry.run_id is None:
+            continue
+        before = runs.get(entry.run_id)
+        loss = PrivacyLoss.from_json(entry.detail["loss"]) if "loss" in entry.detail else before.loss if before else None
+        if loss is None:
+            raise LedgerCorrupt(f"entry {entry.sequence}: run {entry.run_id} never reserved; restore the ledger")
+        runs[entry.run_id] = Run(
+            run_id=entry.run_id,
+            account=entry.account,
+            subject=entry.subject,
+            loss=loss,
+            state=entry.kind,
+            manifest_sha256=entry.detail.get("manifest_sha256"),
+        )
+    return runs
+
+
+def _balance(name: str, entries: tuple[Entry, ...]) -> Balance:
+    cap = next(
+        PrivacyLoss.from_json(entry.detail["cap"])
+        for entry in entries
+        if entry.kind is EntryKind.OPEN and entry.account == name
+    )
+    spent = held = PrivacyLoss.zero()
+    for run in _runs(entries).values():
+        if run.account != name:
+            continue
+        if run.state in (EntryKind.DRAW, EntryKind.COMMIT):
+            spent = spent + run.loss
+        elif run.state is EntryKind.RESERVE:
+            held = held + run.loss
+    return Balance(account=name, cap=cap, spent=spent, held=held)

@@ -1,0 +1,296 @@
+"""A project's settings: `hedgerow.toml` as one frozen value, built once at the command line and passed in.
+
+```toml
+[project]
+name = "shop"
+description = "What this platform computes"
+signals = "signals"          # folder with the definitions
+state = "var"                # ledger, releases, feature store, indexes: everything hedgerow writes
+reporting_delta = "1e-6"     # the delta at which epsilon is told to people
+
+[calendar]                   # public facts about the data, never read from it
+first_day = 2025-09-01
+last_day = 2025-11-30        # events are complete through this day; absent: yesterday
+
+[[accounts]]                 # caps over everything ever released about this unit in this dataset
+dataset = "events"
+unit = "user_id"
+rho = "1.0"
+delta = "1e-6"
+
+[spark]
+master = "local[2]"
+driver_memory = "2g"
+
+[online_store]
+type = "sqlite"              # or "redis"
+connection_string = "localhost:6379"
+
+[serving]
+host = "127.0.0.1"
+port = 7433
+```
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from governance.errors import ConfigError
+from governance.privacy import PrivacyLoss
+
+__all__ = ["Account", "Calendar", "OnlineStore", "OnlineStoreType", "Serving", "Settings", "Spark", "load_settings"]
+
+PROJECT_FILE = "hedgerow.toml"
+
+
+class OnlineStoreType(StrEnum):
+    """Where the feature store keeps the newest values."""
+
+    SQLITE = "sqlite"
+    REDIS = "redis"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A privacy account: one dataset, one privacy unit, one cap over everything ever released.
+
+    Attributes:
+        dataset: `EventSource.name`.
+        unit: `PrivacyUnit.label`, e.g. `"user_id"`, `"user_id/day"`, `"event_id"`.
+        cap: what may be spent in all.
+    """
+
+    dataset: str
+    unit: str
+    cap: PrivacyLoss
+
+    @property
+    def name(self) -> str:
+        """`dataset/unit`, the account's name in ledger and reports."""
+        return f"{self.dataset}/{self.unit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calendar:
+    """Public facts about when the data was collected, in UTC days; they are stated, never read from the data.
+
+    Attributes:
+        first_day: the first day with events.
+        last_day: events are complete through this day; None: yesterday.
+    """
+
+    first_day: date | None = None
+    last_day: date | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spark:
+    """How pipelines start Spark. `master` may name a cluster; the code is the same."""
+
+    master: str = "local[*]"
+    driver_memory: str = "2g"
+    shuffle_partitions: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnlineStore:
+    """Feast's online store. `connection_string` is used by Redis only: `host:port[,password=...]`."""
+
+    type: OnlineStoreType = OnlineStoreType.SQLITE
+    connection_string: str = "localhost:6379"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """Where the gRPC server listens. Port 0 picks a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 7433
+    threads: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a project's file says.
+
+    Attributes:
+        root: the project's folder, absolute.
+        name: the project's name, also Feast's.
+        signals_dir: folder with the definitions, absolute.
+        state_dir: folder that hedgerow writes to, absolute.
+        reporting_delta: the delta at which epsilon is told.
+    """
+
+    root: Path
+    name: str
+    description: str = ""
+    signals_dir: Path
+    state_dir: Path
+    reporting_delta: float = 1e-6
+    calendar: Calendar = Calendar()
+    accounts: tuple[Account, ...] = ()
+    spark: Spark = Spark()
+    online_store: OnlineStore = OnlineStore()
+    serving: Serving = Serving()
+
+    @property
+    def ledger_path(self) -> Path:
+        """The privacy ledger's database."""
+        return self.state_dir / "ledger.db"
+
+    @property
+    def releases_dir(self) -> Path:
+        """Published releases: `<signal>/v<version>/<window>/`."""
+        return self.state_dir / "releases"
+
+    @property
+    def staging_dir(self) -> Path:
+        """Work of unfinished runs; never read by anything but recovery."""
+        return self.state_dir / "staging"
+
+    @property
+    def locks_dir(self) -> Path:
+        """Advisory locks between processes."""
+        return self.state_dir / "locks"
+
+    @property
+    def keys_dir(self) -> Path:
+        """Keys of this installation (mode 0600): input fingerprints, snapshot signing."""
+        return self.state_dir / "keys"
+
+    @property
+    def feature_repo_dir(self) -> Path:
+        """The generated Feast repository."""
+        return self.state_dir / "feature_repo"
+
+    @property
+    def serving_dir(self) -> Path:
+        """What the server maps: embedding spaces, catalogue snapshots, the publication record."""
+        return self.state_dir / "serving"
+
+    @property
+    def report_dir(self) -> Path:
+        """Where `hedgerow report` writes."""
+        return self.state_dir / "report"
+
+    def account(self, dataset: str, unit: str) -> Account | None:
+        """The account of a dataset and unit, or None."""
+        return next((a for a in self.accounts if a.dataset == dataset and a.unit == unit), None)
+
+
+class _Table:
+    """A TOML table that complains by name: wrong types and unknown keys are errors, not surprises."""
+
+    def __init__(self, path: Path, where: str, values: Any) -> None:
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{path}: [{where}] must be a table, found {type(values).__name__}")
+        self.path, self.where, self.values = path, where, dict(values)
+
+    def take(self, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
+        if key not in self.values:
+            if default is ...:
+                raise ConfigError(f"{self.path}: [{self.where}] lacks {key!r}; add it")
+            return default
+        value = self.values.pop(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            kinds = kind if isinstance(kind, tuple) else (kind,)
+            allowed = " or ".join(k.__name__ for k in kinds)
+            raise ConfigError(f"{self.path}: [{self.where}] {key}: found {type(value).__name__}, allowed: {allowed}")
+        return value
+
+    def decimal(self, key: str, default: Any = ..., *, least: Decimal = Decimal(0)) -> Decimal:
+        raw = self.take(key, (str, int, float), default)
+        try:
+            value = Decimal(str(raw))
+        except InvalidOperation:
+            raise ConfigError(f"{self.path}: [{self.where}] {key}: not a number; write e.g. {key} = \"1.0\"") from None
+        if not value.is_finite() or value < least:
+            raise ConfigError(f"{self.path}: [{self.where}] {key}: found {value}, allowed: at least {least}")
+        return value
+
+    def done(self) -> None:
+        if self.values:
+            unknown = ", ".join(sorted(self.values))
+            raise ConfigError(f"{self.path}: [{self.where}] has unknown keys: {unknown}; remove or correct them")
+
+
+def load_settings(project: Path) -> Settings:
+    """Reads `hedgerow.toml` in a project folder.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key or a value of a wrong type.
+    """
+    root = project.expanduser().resolve()
+    path = root / PROJECT_FILE
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{root}: no {PROJECT_FILE} here; run 'hedgerow init DIR' or pass --project DIR") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+    top = _Table(path, "", document)
+    head = _Table(path, "project", top.take("project", dict))
+    calendar = _Table(path, "calendar", top.take("calendar", dict, {}))
+    spark = _Table(path, "spark", top.take("spark", dict, {}))
+    online = _Table(path, "online_store", top.take("online_store", dict, {}))
+    serving = _Table(path, "serving", top.take("serving", dict, {}))
+    accounts = [_Table(path, "accounts", entry) for entry in top.take("accounts", list, [])]
+    top.done()
+
+    kind = online.take("type", str, "sqlite")
+    if kind not in list(OnlineStoreType):
+        raise ConfigError(f"{path}: [online_store] type: found {kind!r}, allowed: {', '.join(OnlineStoreType)}")
+    name = head.take("name", str)
+    if not name.isidentifier():
+        raise ConfigError(f"{path}: [project] name: found {name!r}, allowed: letters, digits and underscores")
+    reporting_delta = float(head.decimal("reporting_delta", "1e-6"))
+    if not 0 < reporting_delta < 1:
+        raise ConfigError(f"{path}: [project] reporting_delta: found {reporting_delta}, allowed: between 0 and 1")
+
+    settings = Settings(
+        root=root,
+        name=name,
+        description=head.take("description", str, ""),
+        signals_dir=root / head.take("signals", str, "signals"),
+        state_dir=root / head.take("state", str, "var"),
+        reporting_delta=reporting_delta,
+        calendar=Calendar(
+            first_day=calendar.take("first_day", date, None), last_day=calendar.take("last_day", date, None)
+        ),
+        accounts=tuple(
+            Account(
+                dataset=account.take("dataset", str),
+                unit=account.take("unit", str),
+                cap=PrivacyLoss(account.decimal("rho"), account.decimal("delta")),
+            )
+            for account in accounts
+        ),
+        spark=Spark(
+            master=spark.take("master", str, "local[*]"),
+            driver_memory=spark.take("driver_memory", str, "2g"),
+            shuffle_partitions=spark.take("shuffle_partitions", int, 8),
+        ),
+        online_store=OnlineStore(
+            type=OnlineStoreType(kind), connection_string=online.take("connection_string", str, "localhost:6379")
+        ),
+        serving=Serving(
+            host=serving.take("host", str, "127.0.0.1"),
+            port=serving.take("port", int, 7433),
+            threads=serving.take("threads", int, 8),
+        ),
+    )
+    for table in (head, calendar, spark, online, serving, *accounts):
+        table.done()
+    names = [account.name for account in settings.accounts]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"{path}: two [[accounts]] for the same dataset and unit; keep one")
+    return settings
