@@ -27,7 +27,8 @@ privacy-unit id or a key.
     ├── EngineError               Spark failed; the cause is named without data
     ├── PublicationError          the feature store
     │   ├── StoreUnreachable      online store does not answer
-    │   └── NotPublished          a view, space or snapshot that nothing has published
+    │   ├── NotPublished          a view, space or snapshot that nothing has published
+    │   └── PublicationCorrupt    a publication record or catalogue that does not parse, or whose signature is wrong
     └── ServingError              the gRPC server and its client
         ├── PortBusy              the address is in use
         ├── RequestInvalid        names, types or sizes that the API does not take (INVALID_ARGUMENT)
@@ -59,6 +60,7 @@ __all__ = [
     "NotServed",
     "NullValue",
     "PortBusy",
+    "PublicationCorrupt",
     "PublicationError",
     "ReleaseCorrupt",
     "ReleaseError",
@@ -243,6 +245,10 @@ class StoreUnreachable(PublicationError):
 
 class NotPublished(PublicationError):
     """Nothing has been published under that name yet."""
+
+
+class PublicationCorrupt(PublicationError):
+    """A publication record or catalogue snapshot that does not parse, or does not match its checksum or signature."""
 
 
 class ServingError(HedgerowError):
