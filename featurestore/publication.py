@@ -129,7 +129,9 @@ class PublishedView:
     def release_at(self, event_time: datetime) -> str | None:
         """The release whose rows carry this event time, or None. A naive time is taken as UTC."""
         instant = _utc(event_time)
-        return next((r.release_id for r in self.releases if _utc(datetime.fromisoformat(r.event_time)) == instant), None)
+        return next(
+            (r.release_id for r in self.releases if _utc(datetime.fromisoformat(r.event_time)) == instant), None
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

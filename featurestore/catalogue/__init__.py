@@ -1,0 +1,15 @@
+"""The device catalogue: one signed snapshot, the same for everyone, so that downloading it says nothing about anyone.
+
+Reading guide
+    format    `Catalogue` and its bytes: `encode`, and a strict `decode` for bytes from anywhere
+    signing   Ed25519: `signing_key`, `sign`, `verify`
+    build     makes it from released item vectors and released item features
+
+A device needs numpy and cryptography for this, nothing else; `build` imports pyarrow when it runs.
+"""
+
+from featurestore.catalogue.build import build_catalogue
+from featurestore.catalogue.format import Catalogue, decode, encode
+from featurestore.catalogue.signing import public_key_bytes, sign, signing_key, verify
+
+__all__ = ["Catalogue", "build_catalogue", "decode", "encode", "public_key_bytes", "sign", "signing_key", "verify"]
