@@ -6,11 +6,12 @@ Each item becomes three blocks of features, and each block is scaled to a fixed 
     words        0.6   TF-IDF of the title's words; a word that only one title has ties nothing together and is left out
     numbers      0.35  position between the column's quantiles, so that near years are near
 
-So two items compare by their genres first, then by their words, then by their year. The matrix is reduced to the asked
-number of dimensions by a truncated singular value decomposition and each row scaled to unit length: `x . y` is the cosine.
+So two items compare by their genres first, then by their words, then by their year. The matrix is reduced to the
+asked number of dimensions by a truncated singular value decomposition, and each row scaled to unit length: `x . y` is
+the cosine.
 
-No personal data is read, so a vector costs no privacy. The same catalogue and definition give the same vectors, whatever
-the order of its rows or the layout of its files.
+No personal data is read, so a vector costs no privacy. The same catalogue and definition give the same vectors,
+whatever the order of its rows or the layout of its files.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from governance.canonical import canonical_bytes, sha256_hex
 from governance.errors import (
     ColumnMissing,
     ColumnTypeError,
@@ -37,7 +37,6 @@ from governance.errors import (
     NonFiniteValue,
     NullValue,
 )
-from pipelines.compiled import compile_definition
 from pipelines.definitions import ContentEmbedding
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ __all__ = ["ContentVectors", "build_vectors"]
 CATEGORY_WEIGHT, WORD_WEIGHT, NUMBER_WEIGHT = 1.0, 0.6, 0.35
 MOST_WORDS = 20_000
 NUMBER_BINS = 10
-_ALGORITHM = "hedgerow.content/1"
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _DENSE_SIDE = 512
 _RESOLUTION = 2.0**-20
@@ -64,14 +62,34 @@ class ContentVectors:
         vectors: shape (n, d), float32, rows of unit length; a row of zeros where nothing is known about an item.
         titles: n titles, empty where there is none.
         tags: n tuples of categories, in the catalogue's order, each once.
-        fingerprint: SHA-256 of what the vectors follow from: the columns read, the definition, this algorithm's version.
     """
 
     ids: NDArray[Any]
     vectors: NDArray[np.float32]
     titles: tuple[str, ...]
     tags: tuple[tuple[str, ...], ...]
-    fingerprint: str
+
+    def write(self, path: Path, key: str) -> Path:
+        """Writes one parquet file with the columns `key`, `vector` (fixed-size list of d float32), `title` and `tags`.
+
+        Returns:
+            The path.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        cells = pa.array(np.ascontiguousarray(self.vectors).ravel(), pa.float32())
+        table = pa.table(
+            {
+                key: pa.array(self.ids.tolist(), pa.int64() if self.ids.dtype.kind == "i" else pa.string()),
+                "vector": pa.FixedSizeListArray.from_arrays(cells, self.vectors.shape[1]),
+                "title": pa.array(self.titles, pa.string()),
+                "tags": pa.array([list(tags) for tags in self.tags], pa.list_(pa.string())),
+            }
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path, compression="zstd")
+        return path
 
 
 def build_vectors(embedding: ContentEmbedding, root: Path) -> ContentVectors:
@@ -101,7 +119,6 @@ def build_vectors(embedding: ContentEmbedding, root: Path) -> ContentVectors:
         vectors=_reduced(_stacked(blocks), embedding.dimensions),
         titles=catalogue.titles,
         tags=catalogue.tags,
-        fingerprint=catalogue.fingerprint,
     )
 
 
@@ -114,7 +131,6 @@ class _Catalogue:
     titles: tuple[str, ...]
     tags: tuple[tuple[str, ...], ...]
     numbers: tuple[NDArray[np.float64], ...]
-    fingerprint: str
 
 
 def _read(embedding: ContentEmbedding, root: Path) -> _Catalogue:
@@ -148,27 +164,16 @@ def _read(embedding: ContentEmbedding, root: Path) -> _Catalogue:
     categories = [_categories(table.column(name), shown, name) for name in embedding.categories]
     tags = tuple(tuple(dict.fromkeys(tag for tags in row for tag in tags)) for row in zip(*categories, strict=True))
     numbers = tuple(_numbers(table.column(name), shown, name) for name in embedding.numeric)
-    content = {
-        "algorithm": _ALGORITHM,
-        "definition": compile_definition(embedding),
-        "ids": ids.tolist(),
-        "titles": titles,
-        "tags": tags,
-        "numbers": [[None if math.isnan(number) else number for number in column.tolist()] for column in numbers],
-    }
     return _Catalogue(
         ids=ids,
         titles=titles,
         tags=tags or ((),) * len(ids),
         numbers=numbers,
-        fingerprint=sha256_hex(canonical_bytes(content)),
     )
 
 
-def _typed(
-    column: pa.ChunkedArray[Any], check: Callable[[Any], bool], shown: str, name: str, allowed: str
-) -> pa.Array[Any]:
-    """The column as one array without dictionary encoding, of a type that `check` accepts; nulls alone always pass."""
+def _typed(column: pa.ChunkedArray[Any], check: Callable[[Any], bool], shown: str, name: str, allowed: str) -> Any:
+    """The column as one array, not dictionary encoded, of a type that `check` accepts; nulls alone always pass."""
     import pyarrow as pa
 
     array: Any = pa.concat_arrays(column.chunks)
@@ -195,7 +200,7 @@ def _ids(column: pa.ChunkedArray[Any], shown: str, name: str) -> NDArray[Any]:
     if _is_text(array.type):
         return np.array(array.to_pylist(), dtype=np.str_)
     try:
-        return array.cast(pa.int64()).to_numpy()
+        return np.asarray(array.cast(pa.int64()).to_numpy())
     except pa.ArrowInvalid:
         raise ColumnTypeError(shown, name, str(array.type), "a whole number below 2^63, or a string") from None
 
@@ -245,7 +250,7 @@ def _words(title: str) -> tuple[str, ...]:
 def _weighted_terms(rows: Sequence[Sequence[str]], *, least: int) -> csr_matrix:
     """TF-IDF, shape (n, terms), terms in alphabetical order.
 
-    Formula: `tf * (1 + log((1 + n) / (1 + df)))`, of the `MOST_WORDS` most frequent terms that at least `least` rows have.
+    Formula: `tf * (1 + log((1 + n) / (1 + df)))`, of the `MOST_WORDS` most frequent terms with df of at least `least`.
     """
     from scipy.sparse import csr_matrix
 
@@ -264,7 +269,7 @@ def _weighted_terms(rows: Sequence[Sequence[str]], *, least: int) -> csr_matrix:
 
 
 def _binned(numbers: NDArray[np.float64]) -> csr_matrix:
-    """Numbers as weights on the two nearest of `NUMBER_BINS` quantiles, shape (n, bins at most); zeros where missing."""
+    """Numbers as weights on the two nearest of `NUMBER_BINS` quantiles, shape (n, bins); zeros where missing."""
     from scipy.sparse import csr_matrix
 
     known = np.flatnonzero(~np.isnan(numbers))
@@ -298,8 +303,8 @@ def _stacked(blocks: Sequence[tuple[float, csr_matrix]]) -> csr_matrix:
 def _reduced(matrix: csr_matrix, dimensions: int) -> NDArray[np.float32]:
     """Rows projected on the leading right singular vectors, padded with zeros to `dimensions`, scaled to unit length.
 
-    Signs are fixed (the largest entry of each singular vector is positive) and the iteration starts from a fixed vector,
-    so that equal input gives equal output; results are rounded to 2^-20, far below what a comparison can feel.
+    Signs are fixed (the largest entry of each singular vector is positive) and the iteration starts from a fixed
+    vector, so that equal input gives equal output; results are rounded to 2^-20, far below what a comparison can feel.
     """
     rank = min(dimensions, *matrix.shape)
     vectors = np.zeros((matrix.shape[0], dimensions), dtype=np.float64)
