@@ -30,8 +30,7 @@ class EmbeddingServiceStub:
 
     INVALID_ARGUMENT    ids of a wrong type, vectors of a wrong size or not finite, k out of range
     NOT_FOUND           a space that is not published
-    RESOURCE_EXHAUSTED  an answer that would be larger than a message may be
-    UNAVAILABLE         nothing is published yet; try again
+    RESOURCE_EXHAUSTED  too many ids, queries or exclusions, or an answer larger than a message may be; split the request
     """
 
     def __init__(self, channel):
@@ -57,8 +56,7 @@ class EmbeddingServiceServicer:
 
     INVALID_ARGUMENT    ids of a wrong type, vectors of a wrong size or not finite, k out of range
     NOT_FOUND           a space that is not published
-    RESOURCE_EXHAUSTED  an answer that would be larger than a message may be
-    UNAVAILABLE         nothing is published yet; try again
+    RESOURCE_EXHAUSTED  too many ids, queries or exclusions, or an answer larger than a message may be; split the request
     """
 
     def GetEmbeddings(self, request, context):
@@ -101,8 +99,7 @@ class EmbeddingService:
 
     INVALID_ARGUMENT    ids of a wrong type, vectors of a wrong size or not finite, k out of range
     NOT_FOUND           a space that is not published
-    RESOURCE_EXHAUSTED  an answer that would be larger than a message may be
-    UNAVAILABLE         nothing is published yet; try again
+    RESOURCE_EXHAUSTED  too many ids, queries or exclusions, or an answer larger than a message may be; split the request
     """
 
     @staticmethod

@@ -31,8 +31,7 @@ class EmbeddingServiceStub:
 
     INVALID_ARGUMENT    ids of a wrong type, vectors of a wrong size or not finite, k out of range
     NOT_FOUND           a space that is not published
-    RESOURCE_EXHAUSTED  an answer that would be larger than a message may be
-    UNAVAILABLE         nothing is published yet; try again
+    RESOURCE_EXHAUSTED  too many ids, queries or exclusions, or an answer larger than a message may be; split the request
     """
 
     @_typing.overload
@@ -50,8 +49,7 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
 
     INVALID_ARGUMENT    ids of a wrong type, vectors of a wrong size or not finite, k out of range
     NOT_FOUND           a space that is not published
-    RESOURCE_EXHAUSTED  an answer that would be larger than a message may be
-    UNAVAILABLE         nothing is published yet; try again
+    RESOURCE_EXHAUSTED  too many ids, queries or exclusions, or an answer larger than a message may be; split the request
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -65,8 +63,7 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
 
     INVALID_ARGUMENT    ids of a wrong type, vectors of a wrong size or not finite, k out of range
     NOT_FOUND           a space that is not published
-    RESOURCE_EXHAUSTED  an answer that would be larger than a message may be
-    UNAVAILABLE         nothing is published yet; try again
+    RESOURCE_EXHAUSTED  too many ids, queries or exclusions, or an answer larger than a message may be; split the request
     """
 
     @_abc_1.abstractmethod

@@ -256,7 +256,9 @@ class ViewRows(_message.Message):
 
     @_builtins.property
     def release_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """n positions in `GetFeaturesResponse.releases`: which release each row comes from; -1 where not found."""
+        """n positions in `GetFeaturesResponse.releases`: which release each row comes from; -1 where not found, and where the
+        row's event time is that of no release of this publication.
+        """
 
     def __init__(
         self,

@@ -49,9 +49,10 @@ class FeatureServiceServicer:
     def GetFeatures(self, request, context):
         """Reads features of up to 10,000 entities.
 
-        INVALID_ARGUMENT  key columns that are missing, of a wrong type or of unequal length; no features; too many rows
-        NOT_FOUND         a feature service, view or feature that is not published
-        UNAVAILABLE       the online store does not answer, or nothing is published yet; try again
+        INVALID_ARGUMENT    key columns that are missing, unknown, of a wrong type or of unequal length; no features
+        NOT_FOUND           a feature service, view or feature that is not published
+        RESOURCE_EXHAUSTED  too many rows or features; split the request
+        UNAVAILABLE         the online store does not answer; try again
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

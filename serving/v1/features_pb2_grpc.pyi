@@ -36,9 +36,10 @@ class FeatureServiceStub:
     GetFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetFeaturesRequest, _features_pb2.GetFeaturesResponse]
     """Reads features of up to 10,000 entities.
 
-    INVALID_ARGUMENT  key columns that are missing, of a wrong type or of unequal length; no features; too many rows
-    NOT_FOUND         a feature service, view or feature that is not published
-    UNAVAILABLE       the online store does not answer, or nothing is published yet; try again
+    INVALID_ARGUMENT    key columns that are missing, unknown, of a wrong type or of unequal length; no features
+    NOT_FOUND           a feature service, view or feature that is not published
+    RESOURCE_EXHAUSTED  too many rows or features; split the request
+    UNAVAILABLE         the online store does not answer; try again
     """
 
 @_typing.type_check_only
@@ -49,9 +50,10 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     GetFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.GetFeaturesRequest, _features_pb2.GetFeaturesResponse]  # type: ignore[assignment]
     """Reads features of up to 10,000 entities.
 
-    INVALID_ARGUMENT  key columns that are missing, of a wrong type or of unequal length; no features; too many rows
-    NOT_FOUND         a feature service, view or feature that is not published
-    UNAVAILABLE       the online store does not answer, or nothing is published yet; try again
+    INVALID_ARGUMENT    key columns that are missing, unknown, of a wrong type or of unequal length; no features
+    NOT_FOUND           a feature service, view or feature that is not published
+    RESOURCE_EXHAUSTED  too many rows or features; split the request
+    UNAVAILABLE         the online store does not answer; try again
     """
 
 class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,9 +67,10 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_features_pb2.GetFeaturesResponse, _abc.Awaitable[_features_pb2.GetFeaturesResponse]]:
         """Reads features of up to 10,000 entities.
 
-        INVALID_ARGUMENT  key columns that are missing, of a wrong type or of unequal length; no features; too many rows
-        NOT_FOUND         a feature service, view or feature that is not published
-        UNAVAILABLE       the online store does not answer, or nothing is published yet; try again
+        INVALID_ARGUMENT    key columns that are missing, unknown, of a wrong type or of unequal length; no features
+        NOT_FOUND           a feature service, view or feature that is not published
+        RESOURCE_EXHAUSTED  too many rows or features; split the request
+        UNAVAILABLE         the online store does not answer; try again
         """
 
 def add_FeatureServiceServicer_to_server(servicer: FeatureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

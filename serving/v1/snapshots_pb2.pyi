@@ -35,7 +35,7 @@ class CatalogueInfo(_message.Message):
     sha256: _builtins.bytes
     """SHA-256 of the file, 32 bytes."""
     signature: _builtins.bytes
-    """Ed25519 signature over the file, 64 bytes."""
+    """Ed25519 signature, 64 bytes, over the text "hedgerow.catalogue/1", a zero byte, and the file."""
     public_key: _builtins.bytes
     """The installation's Ed25519 public key, 32 bytes. A device pins the one it was set up with and trusts no other."""
     @_builtins.property

@@ -29,8 +29,8 @@ class SnapshotServiceStub:
     """Serves the newest catalogue snapshot. Its content (int8 vectors, titles, tags, released item features) is one file in
     hedgerow's catalogue format, signed as a whole.
 
-    NOT_FOUND    no catalogue is published, or not this sequence number
-    UNAVAILABLE  nothing is published yet; try again
+    NOT_FOUND           no catalogue is published, or not this sequence number
+    RESOURCE_EXHAUSTED  too many devices download at this moment; the details say how long to wait
     """
 
     def __init__(self, channel):
@@ -55,8 +55,8 @@ class SnapshotServiceServicer:
     """Serves the newest catalogue snapshot. Its content (int8 vectors, titles, tags, released item features) is one file in
     hedgerow's catalogue format, signed as a whole.
 
-    NOT_FOUND    no catalogue is published, or not this sequence number
-    UNAVAILABLE  nothing is published yet; try again
+    NOT_FOUND           no catalogue is published, or not this sequence number
+    RESOURCE_EXHAUSTED  too many devices download at this moment; the details say how long to wait
     """
 
     def GetCatalogueInfo(self, request, context):
@@ -98,8 +98,8 @@ class SnapshotService:
     """Serves the newest catalogue snapshot. Its content (int8 vectors, titles, tags, released item features) is one file in
     hedgerow's catalogue format, signed as a whole.
 
-    NOT_FOUND    no catalogue is published, or not this sequence number
-    UNAVAILABLE  nothing is published yet; try again
+    NOT_FOUND           no catalogue is published, or not this sequence number
+    RESOURCE_EXHAUSTED  too many devices download at this moment; the details say how long to wait
     """
 
     @staticmethod

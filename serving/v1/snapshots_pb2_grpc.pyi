@@ -30,8 +30,8 @@ class SnapshotServiceStub:
     """Serves the newest catalogue snapshot. Its content (int8 vectors, titles, tags, released item features) is one file in
     hedgerow's catalogue format, signed as a whole.
 
-    NOT_FOUND    no catalogue is published, or not this sequence number
-    UNAVAILABLE  nothing is published yet; try again
+    NOT_FOUND           no catalogue is published, or not this sequence number
+    RESOURCE_EXHAUSTED  too many devices download at this moment; the details say how long to wait
     """
 
     @_typing.overload
@@ -48,8 +48,8 @@ class SnapshotServiceAsyncStub(SnapshotServiceStub):
     """Serves the newest catalogue snapshot. Its content (int8 vectors, titles, tags, released item features) is one file in
     hedgerow's catalogue format, signed as a whole.
 
-    NOT_FOUND    no catalogue is published, or not this sequence number
-    UNAVAILABLE  nothing is published yet; try again
+    NOT_FOUND           no catalogue is published, or not this sequence number
+    RESOURCE_EXHAUSTED  too many devices download at this moment; the details say how long to wait
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -62,8 +62,8 @@ class SnapshotServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves the newest catalogue snapshot. Its content (int8 vectors, titles, tags, released item features) is one file in
     hedgerow's catalogue format, signed as a whole.
 
-    NOT_FOUND    no catalogue is published, or not this sequence number
-    UNAVAILABLE  nothing is published yet; try again
+    NOT_FOUND           no catalogue is published, or not this sequence number
+    RESOURCE_EXHAUSTED  too many devices download at this moment; the details say how long to wait
     """
 
     @_abc_1.abstractmethod
