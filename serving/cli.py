@@ -1,0 +1,84 @@
+"""`hedgerow publish` and `hedgerow serve`. The only module of the package that prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from governance.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from featurestore.publication import Publication
+
+__all__ = ["publish", "serve"]
+
+Project = Annotated[Path, typer.Option("--project", "-p", help="Folder with hedgerow.toml.")]
+
+
+def publish(project: Project = Path()) -> None:
+    """Publish the newest releases: feature store, vector spaces, device catalogue."""
+    from rich.console import Console
+
+    from governance.ledger import Ledger
+    from serving.publish import publish as publish_all
+
+    settings = load_settings(project)
+    console = Console(highlight=False)
+    with console.status("publishing") as status, Ledger(settings.ledger_path) as ledger:
+        publication = publish_all(settings, ledger, status.update)
+    console.print(_table(settings, publication))
+    for line in _other_lines(publication):
+        console.print(line, markup=False)
+
+
+def serve(
+    project: Project = Path(),
+    host: Annotated[str | None, typer.Option(help="Address to listen on; hedgerow.toml's if absent.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one; hedgerow.toml's if absent.")] = None,
+) -> None:
+    """Serve what is published over gRPC until SIGTERM or Ctrl-C; running calls are let end."""
+    import logging
+    import signal
+    import threading
+
+    from serving.server import start_server
+
+    settings = load_settings(project)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("hedgerow").setLevel(logging.INFO)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with start_server(settings, host=host, port=port) as server:
+        typer.echo(f"serving on {server.address} (project {settings.name}, publication {server.publication})")
+        ended.wait()
+
+
+def _table(settings: Settings, publication: Publication) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=f"publication {publication.sequence} of {settings.name}", box=box.SIMPLE, title_justify="left")
+    for heading in ("view", "entity", "keys", "features", "newest release"):
+        table.add_column(heading, overflow="fold")
+    for view in publication.views:
+        newest = view.releases[-1].release_id.rsplit("/", 1)[-1] if view.releases else "none"
+        keys = ", ".join(key.name for key in view.keys)
+        table.add_row(view.name, view.entity, keys, ", ".join(field.name for field in view.features), newest)
+    return table
+
+
+def _other_lines(publication: Publication) -> list[str]:
+    lines = [f"service  {service.name}: {len(service.features)} features" for service in publication.services]
+    lines += [
+        f"space    {space.name}: {space.dimension} dimensions, {space.metric}, from {space.release_id}"
+        for space in publication.spaces
+    ]
+    if (catalogue := publication.catalogue) is not None:
+        releases = len(catalogue.releases)
+        lines.append(f"catalogue {catalogue.sequence}: {catalogue.bytes:,} bytes, signed, {releases} releases")
+    return lines

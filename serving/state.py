@@ -1,0 +1,126 @@
+"""What one publication serves: opened, verified and immutable. A server swaps one whole value for the next."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from featurestore.catalogue import verify
+from featurestore.online import OnlineReader
+from featurestore.publication import Publication, PublishedCatalogue, PublishedService, PublishedView
+from governance.canonical import sha256_hex
+from governance.errors import NotPublished, PublicationCorrupt
+from governance.settings import Settings
+from serving.index import VectorSpace
+
+__all__ = ["PUBLIC_KEY_FILE", "CatalogueFile", "Published", "open_published"]
+
+PUBLIC_KEY_FILE: Final = "catalogue.pub"
+"""Below `Settings.serving_dir`: the 32 bytes that devices pin, so that a server never needs the private key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueFile:
+    """The device catalogue, mapped.
+
+    Attributes:
+        about: what the publication says of it.
+        public_key: 32 bytes; the signature was verified under it.
+        data: the file's bytes.
+    """
+
+    about: PublishedCatalogue
+    public_key: bytes
+    data: mmap.mmap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Everything one answer may come from. A call takes one and uses no other.
+
+    Attributes:
+        sequence: the publication's.
+        views: by name.
+        services: by name.
+        spaces: by name, opened.
+        catalogue: None where there is none.
+        reader: the online store's.
+    """
+
+    sequence: int
+    views: Mapping[str, PublishedView]
+    services: Mapping[str, PublishedService]
+    spaces: Mapping[str, VectorSpace]
+    catalogue: CatalogueFile | None
+    reader: OnlineReader
+
+
+def open_published(
+    settings: Settings, publication: Publication, reader: OnlineReader, previous: Published | None = None
+) -> Published:
+    """Opens and verifies everything a publication names.
+
+    Args:
+        previous: its spaces and catalogue are taken over where they did not change.
+
+    Raises:
+        NotPublished: a file or directory is not there.
+        PublicationCorrupt: one differs from what was published.
+    """
+    known = {space.meta.release_id: space for space in previous.spaces.values()} if previous else {}
+    spaces: dict[str, VectorSpace] = {}
+    for about in publication.spaces:
+        space = known.get(about.release_id) or VectorSpace(_inside(settings, about.directory))
+        found = (space.meta.name, space.meta.release_id, space.meta.dimension, space.meta.metric)
+        if found != (about.name, about.release_id, about.dimension, about.metric):
+            raise PublicationCorrupt(
+                f"{about.directory}: holds another space than the publication names; run 'hedgerow publish'"
+            )
+        spaces[about.name] = space
+    return Published(
+        sequence=publication.sequence,
+        views=MappingProxyType({view.name: view for view in publication.views}),
+        services=MappingProxyType({service.name: service for service in publication.services}),
+        spaces=MappingProxyType(spaces),
+        catalogue=_catalogue(settings, publication.catalogue, previous),
+        reader=reader,
+    )
+
+
+def _inside(settings: Settings, relative: str) -> Path:
+    """A path that the publication names, which must lie below the serving directory."""
+    root = settings.serving_dir.resolve()
+    path = (root / relative).resolve()
+    if root not in path.parents:
+        raise PublicationCorrupt(
+            f"{settings.serving_dir}: the publication names a path outside; run 'hedgerow publish' to write it anew"
+        )
+    return path
+
+
+def _catalogue(
+    settings: Settings, about: PublishedCatalogue | None, previous: Published | None
+) -> CatalogueFile | None:
+    if about is None:
+        return None
+    if previous and previous.catalogue and previous.catalogue.about == about:
+        return previous.catalogue
+    path = _inside(settings, about.file)
+    try:
+        with path.open("rb") as stream:
+            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        public_key = (settings.serving_dir / PUBLIC_KEY_FILE).read_bytes()
+        signature = bytes.fromhex(about.signature)
+    except FileNotFoundError as error:
+        raise NotPublished(f"{error.filename}: not there; run 'hedgerow publish' to write it anew") from None
+    except (OSError, ValueError) as error:
+        raise PublicationCorrupt(f"{path}: cannot be read ({type(error).__name__}); run 'hedgerow publish'") from None
+    whole = data[:]
+    if len(whole) != about.bytes or sha256_hex(whole) != about.sha256:
+        raise PublicationCorrupt(f"{path}: differs from what was published; run 'hedgerow publish' to write it anew")
+    verify(whole, signature, public_key)
+    return CatalogueFile(about=about, public_key=public_key, data=data)

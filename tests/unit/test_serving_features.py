@@ -1,0 +1,230 @@
+"""GetFeatures as a function: selection, key columns, masks, event times and releases, without a socket or a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from featurestore.online import EMPTY_VALUES, NUMPY_TYPES, OnlineColumns
+from featurestore.publication import FeatureField, KeyField, PublishedRelease, PublishedService, PublishedView
+from governance.errors import NotServed, RequestInvalid
+from serving.columns import get_column, set_column, text_array, unbitmap
+from serving.features import get_features
+from serving.limits import MAX_FEATURES, MAX_ROWS
+from serving.problems import FieldProblem, TooLarge
+from serving.state import Published
+from serving.v1 import features_pb2
+
+OLD, NEW = datetime(2025, 11, 3, tzinfo=UTC), datetime(2025, 11, 10, tzinfo=UTC)
+Rows = Mapping[tuple[Any, ...], tuple[datetime, Mapping[str, Any]]]
+
+
+class TableReader:
+    """An online reader over a dict: (view, key) → event time and values."""
+
+    def __init__(self, tables: Mapping[str, Rows]) -> None:
+        self.tables = tables
+
+    def read(self, view: PublishedView, features: Sequence[str], keys: Mapping[str, Any]) -> OnlineColumns:
+        assert list(keys) == [key.name for key in view.keys]
+        wanted = list(zip(*(np.asarray(keys[key.name]).tolist() for key in view.keys), strict=True))
+        rows = [self.tables[view.name].get(key) for key in wanted]
+        found = np.array([row is not None for row in rows], dtype=bool)
+        times = np.array([np.datetime64(row[0].replace(tzinfo=None), "us") if row else "NaT" for row in rows], "M8[us]")
+        values, nulls = {}, {}
+        for name in features:
+            field = view.feature(name)
+            assert field is not None
+            cells = [row[1][name] if row else None for row in rows]
+            nulls[name] = np.array([cell is None for cell in cells], dtype=bool)
+            filled = [EMPTY_VALUES[field.type] if cell is None else cell for cell in cells]
+            array = np.empty(len(filled), dtype=NUMPY_TYPES[field.type])
+            array[:] = filled
+            values[name] = array
+        return OnlineColumns(values=values, nulls=nulls, found=found, event_times=times)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def view(name: str, keys: dict[str, str], features: dict[str, str]) -> PublishedView:
+    return PublishedView(
+        name=name,
+        signal=name.removesuffix("_v1"),
+        version=1,
+        entity="_".join(keys),
+        keys=tuple(KeyField(name=key, type=kind) for key, kind in keys.items()),
+        features=tuple(
+            FeatureField(name=f, type=kind, description=f, noise_stddev=2.5 if kind == "int64" else None)
+            for f, kind in features.items()
+        ),
+        ttl_seconds=0,
+        purpose="ranking",
+        releases=tuple(
+            PublishedRelease(release_id=f"{name}/{end:%Y-%m-%d}", event_time=end.isoformat(), sha256="0" * 64)
+            for end in (OLD, NEW)
+        ),
+    )
+
+
+@pytest.fixture
+def published() -> Published:
+    items = view("item_v1", {"item_id": "int64"}, {"users": "int64", "mean": "float64", "day": "date", "top": "string"})
+    genres = view("genre_v1", {"genre": "string", "item_id": "int64"}, {"hot": "bool"})
+    day = np.datetime64("2025-11-05")
+    reader = TableReader(
+        {
+            "item_v1": {
+                (1,): (NEW, {"users": 10, "mean": 0.5, "day": day, "top": "żółw"}),
+                (2,): (OLD, {"users": 20, "mean": None, "day": None, "top": None}),
+                (9,): (datetime(2025, 11, 11, tzinfo=UTC), {"users": 90, "mean": 9.0, "day": day, "top": ""}),
+            },
+            "genre_v1": {("jazz", 1): (NEW, {"hot": True}), ("rock", 3): (NEW, {"hot": False})},
+        }
+    )
+    service = PublishedService(name="ranking_item", features=("item_v1:mean", "item_v1:users"))
+    return Published(
+        sequence=5,
+        views={"item_v1": items, "genre_v1": genres},
+        services={"ranking_item": service},
+        spaces={},
+        catalogue=None,
+        reader=reader,
+    )
+
+
+def request(
+    references: Sequence[str] | None = None, service: str | None = None, **keys: tuple[str, Sequence[Any]]
+) -> features_pb2.GetFeaturesRequest:
+    message = features_pb2.GetFeaturesRequest()
+    if service is not None:
+        message.feature_service = service
+    if references is not None:
+        message.features.SetInParent()
+        message.features.references.extend(references)
+    for name, (kind, values) in keys.items():
+        array = text_array(values) if kind == "string" else np.asarray(values)
+        set_column(message.keys.add(name=name), kind, array)
+    return message
+
+
+def test_values_masks_times_and_releases_in_the_order_asked(published: Published) -> None:
+    references = ["item_v1:top", "item_v1:users", "genre_v1:hot", "item_v1:mean", "item_v1:day"]
+    answer = get_features(
+        published,
+        request(references, item_id=("int64", [2, 1, 3, 1]), genre=("string", ["rock", "jazz", "rock", "rock"])),
+    )
+    assert answer.rows == 4
+    assert answer.publication == 5
+    assert [column.reference for column in answer.columns] == references
+    columns = {column.reference: get_column(column)[1].tolist() for column in answer.columns}
+    valid = {column.reference: unbitmap(column.validity, 4).tolist() for column in answer.columns}
+    assert columns["item_v1:users"] == [20, 10, 0, 10]
+    assert valid["item_v1:users"] == [True, True, False, True]
+    assert valid["item_v1:mean"] == valid["item_v1:day"] == [False, True, False, True]
+    assert columns["item_v1:top"] == ["", "żółw", "", "żółw"]
+    assert columns["genre_v1:hot"] == [False, True, False, False]
+    assert valid["genre_v1:hot"] == [False, True, True, False]
+    assert answer.columns[1].noise_stddev == 2.5
+    assert not answer.columns[0].HasField("noise_stddev")
+
+    item, genre = answer.views
+    assert (item.view, genre.view) == ("item_v1", "genre_v1")
+    assert unbitmap(item.found, 4).tolist() == [True, True, False, True]
+    names = [answer.releases[i] if i >= 0 else None for i in item.release_indexes]
+    assert names == ["item_v1/2025-11-03", "item_v1/2025-11-10", None, "item_v1/2025-11-10"]
+    assert list(item.event_times) == [OLD.timestamp() * 1e6, NEW.timestamp() * 1e6, 0, NEW.timestamp() * 1e6]
+    assert [answer.releases[i] if i >= 0 else None for i in genre.release_indexes] == [
+        None,
+        "genre_v1/2025-11-10",
+        "genre_v1/2025-11-10",
+        None,
+    ]
+
+
+def test_a_service_is_its_features_in_order(published: Published) -> None:
+    answer = get_features(published, request(service="ranking_item", item_id=("int64", [1])))
+    assert [column.reference for column in answer.columns] == ["item_v1:mean", "item_v1:users"]
+
+
+def test_no_rows_is_an_empty_answer(published: Published) -> None:
+    answer = get_features(published, request(["item_v1:users"], item_id=("int64", np.empty(0, np.int64))))
+    assert answer.rows == 0
+    assert get_column(answer.columns[0])[1].shape == (0,)
+
+
+def test_a_row_of_no_known_release_is_served_unnamed(published: Published) -> None:
+    answer = get_features(published, request(["item_v1:users"], item_id=("int64", [9, 1])))
+    assert list(answer.views[0].release_indexes) == [-1, 0]
+    assert list(answer.releases) == ["item_v1/2025-11-10"]
+
+
+ONE = ("int64", [1])
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "text"),
+    [
+        (request(item_id=ONE), "selection", "found none"),
+        (request([], item_id=ONE), "features.references", "no feature"),
+        (request(["item_v1:users"] * 2, item_id=ONE), "features.references", "named twice"),
+        (request(["users"], item_id=ONE), "features.references", "'view:feature'"),
+        (request(["item_v1:users"]), "keys", "missing: item_id"),
+        (request(["genre_v1:hot"], item_id=ONE), "keys", "missing: genre; these features need: genre (string), item"),
+        (request(["item_v1:users"], item=ONE), "keys[0].name", "found a key 'item'; these features need: item_id"),
+        (request(["item_v1:users"], item_id=ONE, genre=("string", ["x"])), "keys[1].name", "'genre'"),
+        (request(["item_v1:users"], item_id=("string", ["secret-id"])), "keys[0].values", "found string"),
+        (request(["item_v1:users"], item_id=("float64", [1.0])), "keys[0].values", "allowed: int64"),
+        (
+            request(["genre_v1:hot"], genre=("string", ["a", "b"]), item_id=ONE),
+            "keys",
+            "unequal length: genre has 2, item_id has 1",
+        ),
+    ],
+)
+def test_bad_requests_name_the_field(published: Published, message: Any, field: str, text: str) -> None:
+    with pytest.raises(FieldProblem) as caught:
+        get_features(published, message)
+    assert caught.value.field == field
+    assert text in str(caught.value)
+    assert "secret-id" not in str(caught.value)
+    assert not isinstance(caught.value, TooLarge)
+
+
+def test_a_doubled_or_empty_key_column_is_refused(published: Published) -> None:
+    message = request(["item_v1:users"], item_id=ONE)
+    message.keys.add(name="item_id").int64s.values.append(1)
+    with pytest.raises(RequestInvalid, match="given twice"):
+        get_features(published, message)
+    message = request(["item_v1:users"])
+    message.keys.add(name="item_id")
+    with pytest.raises(RequestInvalid, match="found no values, allowed: int64"):
+        get_features(published, message)
+
+
+def test_too_many_rows_and_features_are_refused(published: Published) -> None:
+    many = np.zeros(MAX_ROWS + 1, np.int64)
+    with pytest.raises(TooLarge, match="found 10,001 entities, allowed 10,000"):
+        get_features(published, request(["item_v1:users"], item_id=("int64", many)))
+    with pytest.raises(TooLarge, match="features"):
+        get_features(published, request([f"item_v1:f{i}" for i in range(MAX_FEATURES + 1)], item_id=ONE))
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (request(["items_v1:users"], item_id=ONE), "no view 'items_v1'; published: genre_v1, item_v1"),
+        (request(["item_v1:likes"], item_id=ONE), "view item_v1 has no feature 'likes'; it has: day, mean, top, users"),
+        (request(service="ads_item", item_id=ONE), "no feature service 'ads_item'; published: ranking_item"),
+        (request(service="bob@example.org", item_id=ONE), "no feature service of that name"),
+    ],
+)
+def test_unknown_names_are_not_served(published: Published, message: Any, text: str) -> None:
+    with pytest.raises(NotServed) as caught:
+        get_features(published, message)
+    assert text in str(caught.value)
+    assert "bob" not in str(caught.value)
