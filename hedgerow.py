@@ -166,14 +166,18 @@ def _missing_package(chosen: Command | None, error: ModuleNotFoundError) -> Hedg
     )
 
 
-def _global_options(
-    version: bool = typer.Option(False, "--version", help="Show the version and exit.", is_eager=True),
-) -> None:
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         from importlib import metadata
 
         typer.echo(f"hedgerow {metadata.version('hedgerow')}")
         raise typer.Exit
+
+
+def _global_options(
+    version: bool = typer.Option(False, "--version", help="Show the version and exit.", callback=_show_version),
+) -> None:
+    """Takes what goes before the command; `version` has done its work by then."""
 
 
 def _not_loaded() -> None:
