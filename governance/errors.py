@@ -260,7 +260,9 @@ class PortBusy(ServingError):
 
     def __init__(self, address: str) -> None:
         self.address = address
-        super().__init__(f"{address} is in use; stop the other server or choose another with --port (0 picks a free one)")
+        super().__init__(
+            f"{address} is in use; stop the other server or choose another with --port (0 picks a free one)"
+        )
 
 
 class RequestInvalid(ServingError):

@@ -1,8 +1,9 @@
 """The privacy ledger: an append-only record of every reservation, draw and release, and the caps they must fit.
 
-A run passes through RESERVE (before any data is read), DRAW (before the first noisy byte is written) and COMMIT (after the
-atomic publish). RELEASE gives a reservation back, and only before DRAW: once noise may have been seen, the loss has
-happened. So at every instant `held + spent` bounds what any observer can have learned, and a crash can only over-count.
+A run passes through RESERVE (before any data is read), DRAW (before the first noisy byte is written) and COMMIT
+(after the atomic publish). RELEASE gives a reservation back, and only before DRAW: once noise may have been seen, the
+loss has happened. So at every instant `held + spent` bounds what any observer can have learned, and a crash can only
+over-count.
 
     RESERVE ──▶ DRAW ──▶ COMMIT
        └──▶ RELEASE
@@ -194,9 +195,7 @@ class Ledger:
         entries = self.entries()
         if any(entry.kind is EntryKind.OPEN and entry.account == account.name for entry in entries):
             return _balance(account.name, entries)
-        return Balance(
-            account=account.name, cap=account.cap, spent=PrivacyLoss.zero(), held=PrivacyLoss.zero()
-        )
+        return Balance(account=account.name, cap=account.cap, spent=PrivacyLoss.zero(), held=PrivacyLoss.zero())
 
     def runs(self) -> tuple[Run, ...]:
         """Every run and its latest state, in the order of their first entries."""
@@ -217,7 +216,8 @@ class Ledger:
                     cap = PrivacyLoss.from_json(entry.detail["cap"])
                     if cap != account.cap:
                         raise ConfigError(
-                            f"account {account.name}: hedgerow.toml says rho={account.cap.rho}, delta={account.cap.delta}, "
+                            f"account {account.name}: hedgerow.toml says rho={account.cap.rho}, "
+                            f"delta={account.cap.delta}, "
                             f"but the ledger opened it with rho={cap.rho}, delta={cap.delta}; restore the old cap"
                         )
                     return
@@ -387,7 +387,9 @@ def _runs(entries: tuple[Entry, ...]) -> dict[str, Run]:
         if entry.run_id is None:
             continue
         before = runs.get(entry.run_id)
-        loss = PrivacyLoss.from_json(entry.detail["loss"]) if "loss" in entry.detail else before.loss if before else None
+        loss = (
+            PrivacyLoss.from_json(entry.detail["loss"]) if "loss" in entry.detail else before.loss if before else None
+        )
         if loss is None:
             raise LedgerCorrupt(f"entry {entry.sequence}: run {entry.run_id} never reserved; restore the ledger")
         runs[entry.run_id] = Run(

@@ -3,8 +3,8 @@
 A release costs `(rho, delta)`: it satisfies delta-approximate rho-zCDP (Bun and Steinke 2016, Definition 8.1). Both
 numbers add up over releases, also when later ones are chosen after seeing earlier ones (Whitehouse, Ramdas, Rogers, Wu
 2023, Theorem 1 applied to zCDP filters), so an account is two caps. People read epsilon: it is derived by the tightest
-conversion known for a rho alone (Canonne, Kamath, Steinke 2020, Proposition 7 and Corollary 13), never by the closed form
-`rho + 2 sqrt(rho log(1/delta))`, which overstates it by about a fifth.
+conversion known for a rho alone (Canonne, Kamath, Steinke 2020, Proposition 7 and Corollary 13), never by the closed
+form `rho + 2 sqrt(rho log(1/delta))`, which overstates it by about a fifth.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
         manifest.json          canonical JSON (`Manifest`)
         part-00000.parquet ... the released columns, nothing else
 
-A directory under `releases` is whole or absent: it is staged elsewhere, made durable and renamed. Whether it may be used
-is the ledger's word: only a release whose run has a COMMIT entry is served (`ReleaseStore.committed`).
+A directory under `releases` is whole or absent: it is staged elsewhere, made durable and renamed. Whether it may be
+used is the ledger's word: only a release whose run has a COMMIT entry is served (`ReleaseStore.committed`).
 """
 
 from __future__ import annotations

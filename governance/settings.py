@@ -211,7 +211,7 @@ class _Table:
         try:
             value = Decimal(str(raw))
         except InvalidOperation:
-            raise ConfigError(f"{self.path}: [{self.where}] {key}: not a number; write e.g. {key} = \"1.0\"") from None
+            raise ConfigError(f'{self.path}: [{self.where}] {key}: not a number; write e.g. {key} = "1.0"') from None
         if not value.is_finite() or value < least:
             raise ConfigError(f"{self.path}: [{self.where}] {key}: found {value}, allowed: at least {least}")
         return value

@@ -2,18 +2,19 @@
 
 Noise. A measurement with Euclidean sensitivity `L2` and discrete Gaussian noise of `sigma` on every partition is
 `L2^2 / (2 sigma^2)`-zCDP (Canonne, Kamath, Steinke 2020, Theorem 4 for one integer, and composition over coordinates
-because it holds for every integer shift). The budget is split evenly over a signal's measurements, so `sigma = L2 / sqrt(2 rho_i)`.
-With discrete Laplace noise of scale `L1 / epsilon_i` it is epsilon_i-DP, hence `epsilon_i^2 / 2`-zCDP (Bun and Steinke 2016,
-Proposition 3.3).
+because it holds for every integer shift). The budget is split evenly over a signal's measurements, so `sigma = L2 /
+sqrt(2 rho_i)`. With discrete Laplace noise of scale `L1 / epsilon_i` it is epsilon_i-DP, hence `epsilon_i^2 / 2`-zCDP
+(Bun and Steinke 2016, Proposition 3.3).
 
 Selection. A key is released if its noisy unit count reaches `threshold`. Let D' be D plus one unit. Keys that only D'
 has are at most L0, and each has exactly one unit. With `p = P[1 + noise >= threshold]`, all of them stay hidden with
-probability `(1 - p)^L0 >= 1 - delta`; given that, the release on D' is post-processing of the same noisy sums over the keys of
-D, as it is on D. So the release is delta-approximate rho-zCDP (Wilson et al. 2020, section 4; the argument holds for every noise).
+probability `(1 - p)^L0 >= 1 - delta`; given that, the release on D' is post-processing of the same noisy sums over
+the keys of D, as it is on D. So the release is delta-approximate rho-zCDP (Wilson et al. 2020, section 4; the
+argument holds for every noise).
 
-Sampler. If every draw is within total variation distance t of the ideal, the release is within `K t` of the ideal one on D and on
-D', where K counts the draws that D and D' do not share: at most L0 for each measurement. An (epsilon, delta) guarantee
-therefore becomes `(epsilon, delta + (1 + e^epsilon) K t)`; `sampler_delta` is that last term.
+Sampler. If every draw is within total variation distance t of the ideal, the release is within `K t` of the ideal one
+on D and on D', where K counts the draws that D and D' do not share: at most L0 for each measurement. An (epsilon,
+delta) guarantee therefore becomes `(epsilon, delta + (1 + e^epsilon) K t)`; `sampler_delta` is that last term.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ def _gaussian(signal: Signal, measure: Measure, rho: float) -> Mechanism:
     if sigma > 2**40:
         raise DefinitionError(
             signal.identity,
-            f"{measure.name}: noise of {sigma:.3g} grid steps is too large; raise budget_per_release or lower the bounds",
+            f"{measure.name}: noise of {sigma:.3g} grid steps is too large; raise budget_per_release or lower the "
+            "bounds",
         )
     return Mechanism(measure=measure, name="discrete Gaussian", distribution=discrete_gaussian(sigma), rho=rho)
 
@@ -166,12 +168,11 @@ def _laplace(signal: Signal, measure: Measure, epsilon: float) -> Mechanism:
     if scale > 2**26:
         raise DefinitionError(
             signal.identity,
-            f"{measure.name}: noise of {scale:.3g} grid steps is too large; raise budget_per_release, lower the bounds or "
+            f"{measure.name}: noise of {scale:.3g} grid steps is too large; raise budget_per_release, lower the "
+            "bounds or "
             "give the interval a coarser step",
         )
-    return Mechanism(
-        measure=measure, name="discrete Laplace", distribution=discrete_laplace(scale), rho=epsilon**2 / 2
-    )
+    return Mechanism(measure=measure, name="discrete Laplace", distribution=discrete_laplace(scale), rho=epsilon**2 / 2)
 
 
 def _power_of_ten_above(value: float) -> Decimal:

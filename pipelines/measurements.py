@@ -127,62 +127,62 @@ class Recipe:
 
 def recipe_of(signal: Signal) -> Recipe:
     """The measurements that a signal needs, each once, and its outputs."""
-    measures: dict[str, Measure] = {}
-    outputs: list[Output] = []
+    builder = _Builder(signal.bounds)
+    # A row count and a unit count are the same integer where each unit keeps at most one row in a partition.
     one_row = signal.bounds.max_rows_per_partition == 1
+    row_kind = MeasureKind.UNITS if one_row else MeasureKind.ROWS
+    units_text = f"Number of distinct {signal.privacy_unit.label}s, noisy"
+    outputs: dict[str, Output] = {}
+    # Means come last: they use the counts that are released anyway.
+    for name, aggregate in sorted(signal.aggregates.items(), key=lambda item: isinstance(item[1], Mean)):
+        count, kind = None, OutputKind.INTEGER
+        match aggregate:
+            case Count():
+                measure = builder.add(name, row_kind)
+                text = units_text if one_row else "Number of rows, noisy"
+            case CountDistinct():
+                measure, text = builder.add(name, MeasureKind.UNITS), units_text
+            case Sum(column, interval):
+                measure, kind = builder.add(name, MeasureKind.SUM, column, interval), OutputKind.SCALED
+                text = f"Sum of {column} clamped to {_span(interval)}, noisy"
+            case Mean(column, interval):
+                measure = builder.add(f"{name}.centred_sum", MeasureKind.CENTRED_SUM, column, interval)
+                count, kind = builder.add(f"{name}.rows", row_kind), OutputKind.MEAN
+                text = f"Mean of {column} clamped to {_span(interval)}, from a noisy sum and a noisy count"
+        outputs[name] = Output(name=name, kind=kind, measure=measure, count=count, description=text)
+    units = None
+    if isinstance(signal.partitions, PrivateSelection):
+        units = builder.add("selection.units", MeasureKind.UNITS)
+    return Recipe(
+        measures=tuple(builder.measures.values()),
+        outputs=tuple(outputs[name] for name in signal.aggregates),
+        units=units,
+    )
 
-    def add(name: str, kind: MeasureKind, column: str | None = None, interval: Interval | None = None) -> str:
+
+class _Builder:
+    """Collects measurements, each once."""
+
+    def __init__(self, bounds: KeepRandom) -> None:
+        self.bounds = bounds
+        self.measures: dict[tuple[MeasureKind, str | None, Interval | None], Measure] = {}
+
+    def add(self, name: str, kind: MeasureKind, column: str | None = None, interval: Interval | None = None) -> str:
+        """The name of the measurement of this kind, which is new or was there under another name."""
         step, centre = 1.0, 0
         if interval is not None:
             step = interval.grid_step
-            if kind is MeasureKind.CENTRED_SUM:
-                lowest, highest = interval.grid
-                centre = (lowest + highest) // 2
-        same = (kind, column, interval)
-        for known in measures.values():
-            if (known.kind, known.column, known.interval) == same:
-                return known.name
-        measures[name] = Measure(
+            centre = sum(interval.grid) // 2 if kind is MeasureKind.CENTRED_SUM else 0
+        measure = Measure(
             name=name,
             kind=kind,
             column=column,
             interval=interval,
             grid_step=step,
             centre=centre,
-            bounds=signal.bounds,
+            bounds=self.bounds,
         )
-        return name
-
-    # A row count and a unit count are the same integer where each unit keeps at most one row in a partition.
-    row_kind = MeasureKind.UNITS if one_row else MeasureKind.ROWS
-    for name, aggregate in signal.aggregates.items():
-        if isinstance(aggregate, Count):
-            measure, text = add(name, row_kind), "rows, noisy" if not one_row else f"{signal.privacy_unit.label}s, noisy"
-            outputs.append(_output(name, OutputKind.INTEGER, measure, f"Number of {text}"))
-        elif isinstance(aggregate, CountDistinct):
-            measure = add(name, MeasureKind.UNITS)
-            text = f"Number of distinct {signal.privacy_unit.label}s, noisy"
-            outputs.append(_output(name, OutputKind.INTEGER, measure, text))
-        elif isinstance(aggregate, Sum):
-            measure = add(name, MeasureKind.SUM, aggregate.column, aggregate.interval)
-            text = f"Sum of {aggregate.column} clamped to {_span(aggregate.interval)}, noisy"
-            outputs.append(_output(name, OutputKind.SCALED, measure, text))
-    for name, aggregate in signal.aggregates.items():
-        if isinstance(aggregate, Mean):
-            centred = add(f"{name}.centred_sum", MeasureKind.CENTRED_SUM, aggregate.column, aggregate.interval)
-            count = add(f"{name}.rows", row_kind)
-            text = f"Mean of {aggregate.column} clamped to {_span(aggregate.interval)}, from a noisy sum and a noisy count"
-            outputs.append(_output(name, OutputKind.MEAN, centred, text, count))
-    units = None
-    if isinstance(signal.partitions, PrivateSelection):
-        units = add("selection.units", MeasureKind.UNITS)
-    order = list(signal.aggregates)
-    outputs.sort(key=lambda output: order.index(output.name))
-    return Recipe(measures=tuple(measures.values()), outputs=tuple(outputs), units=units)
-
-
-def _output(name: str, kind: OutputKind, measure: str, description: str, count: str | None = None) -> Output:
-    return Output(name=name, kind=kind, measure=measure, count=count, description=description)
+        return self.measures.setdefault((kind, column, interval), measure).name
 
 
 def _span(interval: Interval) -> str:

@@ -30,8 +30,9 @@ class ExpectedError:
     Attributes:
         column: the released column.
         units: group size.
-        relative: expected absolute error over the true value; of a sum, when values average the middle of the interval's
-            magnitude; of a mean, over the interval's width. None where it says nothing (below the selection threshold).
+        relative: expected absolute error over the true value; of a sum, when values average the middle of the
+            interval's magnitude; of a mean, over the interval's width. None where it says nothing (below the
+            selection threshold).
     """
 
     column: str
@@ -151,7 +152,7 @@ def plan_signal(signal: Signal, settings: Settings) -> SignalPlan:
         account=account,
         protects=protection(signal, calibration),
         errors=tuple(
-            ExpectedError(column=output.name, units=units, relative=_relative_error(output, recipe, calibration, units))
+            ExpectedError(column=output.name, units=units, relative=_relative_error(output, calibration, units))
             for output in recipe.outputs
             for units in GROUP_SIZES
         ),
@@ -168,8 +169,10 @@ def protection(signal: Signal, calibration: Calibration) -> str:
     """What is protected, in one sentence."""
     odds = f"within a factor of {_factor(calibration.epsilon)} (epsilon {calibration.epsilon:.2f})"
     public = isinstance(signal.partitions, PublicPartitions)
-    exception = "" if public and calibration.loss.delta < 1e-20 and _pure(calibration) else (
-        f", except with a probability of {calibration.epsilon_delta:g}"
+    exception = (
+        ""
+        if public and calibration.loss.delta < 1e-20 and _pure(calibration)
+        else (f", except with a probability of {calibration.epsilon_delta:g}")
     )
     return f"{_hidden(signal.privacy_unit)}: what is released is as likely with it as without it, {odds}{exception}."
 
@@ -194,7 +197,7 @@ def _hidden(unit: PrivacyUnit) -> str:
     return f"Hides everything any one person ({columns}) did in any one {span_text(unit.per)}"
 
 
-def _relative_error(output: Output, recipe: Recipe, calibration: Calibration, units: int) -> float:
+def _relative_error(output: Output, calibration: Calibration, units: int) -> float:
     mechanism = calibration.mechanism(output.measure)
     error = _MEAN_ABSOLUTE * mechanism.noise_stddev
     interval = mechanism.measure.interval
@@ -215,6 +218,6 @@ def _selected(recipe: Recipe, calibration: Calibration) -> tuple[tuple[int, floa
         return ()
     stddev = calibration.mechanism(recipe.units).distribution.stddev
     return tuple(
-        (units, 0.5 * math.erfc((calibration.threshold - 0.5 - units) / (stddev * math.sqrt(2)))) for units in GROUP_SIZES
+        (units, 0.5 * math.erfc((calibration.threshold - 0.5 - units) / (stddev * math.sqrt(2))))
+        for units in GROUP_SIZES
     )
-

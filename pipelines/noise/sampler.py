@@ -4,14 +4,15 @@ Small scales are one inversion table. Large ones are composed of small ones:
 
 *Discrete Gaussian*, `sigma > 4096`. Draw `X1 ~ N_Z(s1)`, `X2 ~ N_Z(s2)` and return `a X1 + X2`, where `a` is a power of
 two, `s2 = 2.5 a` and `a^2 s1^2 + s2^2 = sigma^2`. Then
-`P[z] ~ sum over x of g_s1(x) g_s2(z - a x) = g_sigma(z) * sum over x of g_w(x - c)` with `w = s1 s2 / sigma` and a shift c that
-depends on z. For `w >= eta / sqrt(2 pi)`, `eta = sqrt(log(2 + 2/e) / pi)` (the smoothing parameter of Z), the last sum is within
-`1 +- e` of one constant for every c (Micciancio and Regev 2007, Lemmas 3.3 and 4.4), so the distribution is within total variation distance
-`2 e / (1 - e)` of `N_Z(sigma)`. Here `w >= 2.15`, which gives `e <= 2^-128`.
+`P[z] ~ sum over x of g_s1(x) g_s2(z - a x) = g_sigma(z) * sum over x of g_w(x - c)` with `w = s1 s2 / sigma` and a
+shift c that depends on z. For `w >= eta / sqrt(2 pi)`, `eta = sqrt(log(2 + 2/e) / pi)` (the smoothing parameter of
+Z), the last sum is within `1 +- e` of one constant for every c (Micciancio and Regev 2007, Lemmas 3.3 and 4.4), so
+the distribution is within total variation distance `2 e / (1 - e)` of `N_Z(sigma)`. Here `w >= 2.15`, which gives `e
+<= 2^-128`.
 
 *Discrete Laplace*, `scale > 4096`. It is the difference of two independent geometric variables `G`; and
-`G = a Q + R` with independent `Q ~ Geometric(scale / a)` and `R ~ Geometric(scale)` restricted to `0..a-1`, exactly, because
-`exp(-(a q + r) / scale)` factors.
+`G = a Q + R` with independent `Q ~ Geometric(scale / a)` and `R ~ Geometric(scale)` restricted to `0..a-1`, exactly,
+because `exp(-(a q + r) / scale)` factors.
 
 Every distance adds up in `distance`.
 """
@@ -43,11 +44,13 @@ class Distribution:
 
     Attributes:
         components: `(multiplier, table)` pairs; each uses one stream of words.
+        scale: sigma of the Gaussian, scale of the Laplace: what it was made from.
         stddev: standard deviation (for the discrete Gaussian, sigma, an upper bound).
         distance: total variation distance to the ideal, at most.
     """
 
     components: tuple[tuple[int, Table], ...]
+    scale: float
     stddev: float
     distance: float
 
@@ -82,7 +85,7 @@ def discrete_gaussian(sigma: float) -> Distribution:
         weight *= scale
     components.append((weight, gaussian_table(left)))
     distance += components[-1][1].distance
-    return Distribution(components=tuple(components), stddev=sigma, distance=distance)
+    return Distribution(components=tuple(components), scale=sigma, stddev=sigma, distance=distance)
 
 
 def discrete_laplace(scale: float) -> Distribution:
@@ -97,11 +100,12 @@ def discrete_laplace(scale: float) -> Distribution:
     stddev = math.sqrt(2 * decay) / -math.expm1(-1 / scale)
     if scale <= _LARGEST_TABLE:
         table = laplace_table(scale)
-        return Distribution(components=((1, table),), stddev=stddev, distance=table.distance)
+        return Distribution(components=((1, table),), scale=scale, stddev=stddev, distance=table.distance)
     factor = 1 << math.ceil(math.log2(scale / (_LARGEST_TABLE / 4)))
     coarse, fine = geometric_table(scale / factor), geometric_table(scale, factor)
     return Distribution(
         components=((factor, coarse), (1, fine), (-factor, coarse), (-1, fine)),
+        scale=scale,
         stddev=stddev,
         distance=2 * (coarse.distance + fine.distance),
     )

@@ -154,4 +154,3 @@ def tail_at_least(table: Table, least: int) -> Fraction:
         return Fraction(0)
     below = (int(table.high[index - 1]) << 64) | int(table.low[index - 1])
     return 1 - Fraction(below, 1 << _WORD_BITS)
-

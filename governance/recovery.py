@@ -1,0 +1,74 @@
+"""After a crash: what unfinished runs left behind is completed or given back, never forgotten.
+
+| found in the ledger | found on disk | done |
+|---|---|---|
+| RESERVE | anything | RELEASE: no noise was drawn; staging removed |
+| DRAW | the whole release of that run | COMMIT: the rename happened, the entry was lost |
+| DRAW | no release of that run | nothing: the loss stays spent; staging removed |
+
+A run whose process lives holds its release's lock and is left alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from governance.errors import RunInProgress
+from governance.files import exclusive_lock, remove_tree
+from governance.ledger import EntryKind, Ledger, Run
+from governance.release import ReleaseStore
+from governance.settings import Settings
+
+__all__ = ["recover", "release_lock_path"]
+
+
+def release_lock_path(settings: Settings, release_id: str) -> Path:
+    """The lock that a process holds while it works on a release."""
+    return settings.locks_dir / (release_id.replace("/", "~") + ".lock")
+
+
+def recover(settings: Settings, ledger: Ledger) -> tuple[str, ...]:
+    """Settles every run that is neither finished nor alive.
+
+    Returns:
+        What was done, one sentence each.
+
+    Raises:
+        ReleaseCorrupt: a drawn run's release is on disk and does not verify.
+    """
+    done: list[str] = []
+    for run in ledger.runs():
+        if run.state not in (EntryKind.RESERVE, EntryKind.DRAW):
+            continue
+        if run.state is EntryKind.DRAW and not _to_do(settings, run):
+            continue
+        try:
+            with exclusive_lock(release_lock_path(settings, run.subject), run.subject):
+                done.append(_settle(settings, ledger, run))
+        except RunInProgress:
+            continue
+    return tuple(done)
+
+
+def _to_do(settings: Settings, run: Run) -> bool:
+    """Whether a drawn run left something on disk; a loss that stays spent is settled once and for all."""
+    store = ReleaseStore(settings.releases_dir)
+    return store.exists(run.subject) or (settings.staging_dir / run.run_id).exists()
+
+
+def _settle(settings: Settings, ledger: Ledger, run: Run) -> str:
+    store = ReleaseStore(settings.releases_dir)
+    state = next((known.state for known in ledger.runs() if known.run_id == run.run_id), run.state)
+    try:
+        if state is EntryKind.RESERVE:
+            ledger.release(run.run_id, "the run ended before any noise was drawn")
+            return f"{run.subject}: an unfinished run's reservation was given back"
+        if state is EntryKind.DRAW and store.exists(run.subject):
+            manifest = store.load(run.subject)
+            if manifest.ledger.run_id == run.run_id:
+                store.verify_files(manifest)
+                ledger.commit(run.run_id, manifest.sha256)
+                return f"{run.subject}: published whole before a crash; now committed"
+        return f"{run.subject}: noise was drawn and never published; its loss stays spent"
+    finally:
+        remove_tree(settings.staging_dir / run.run_id)

@@ -1,0 +1,156 @@
+"""A signal: one differentially private feature table, released once for each window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from types import MappingProxyType
+
+from governance.errors import DefinitionError
+from pipelines.definitions.aggregates import Aggregate
+from pipelines.definitions.budgets import ZCDP, ApproxDP, Budget, PureDP
+from pipelines.definitions.checks import check_name, check_span, check_texts, check_whole
+from pipelines.definitions.partitions import KeepRandom, Partitions, PrivateSelection, PublicPartitions
+from pipelines.definitions.sources import Entity, EventSource, PrivacyUnit, PublicJoin, UnitKind, Window
+
+
+class Purpose(StrEnum):
+    """What a signal may be used for. Policies decide by it."""
+
+    RANKING = "ranking"
+    RETRIEVAL = "retrieval"
+    TRENDS = "trends"
+    EXPLORATION = "exploration"
+    ANALYTICS = "analytics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Signal:
+    """One differentially private feature table, released once for each window.
+
+    Attributes:
+        name: lower case with underscores; with `version` it names releases and views.
+        version: raise it when the meaning changes.
+        owner: who answers for it.
+        purpose: what it may be used for.
+        description: one sentence.
+        source: the raw events.
+        joins: public facts added to the events before bounding.
+        privacy_unit: whose presence is hidden.
+        entity: what a row is about.
+        aggregates: output column → aggregate.
+        window: which spans of event time.
+        bounds: contribution bounds.
+        partitions: public keys, or private selection.
+        budget_per_release: what one window costs.
+        ttl: how long after its window's end a value may be served.
+    """
+
+    name: str
+    version: int
+    owner: str
+    purpose: Purpose
+    description: str
+    source: EventSource
+    privacy_unit: PrivacyUnit
+    entity: Entity
+    aggregates: Mapping[str, Aggregate]
+    window: Window
+    bounds: KeepRandom
+    partitions: Partitions
+    budget_per_release: Budget
+    ttl: timedelta
+    joins: tuple[PublicJoin, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name("Signal", "name", self.name)
+        check_whole(self.name, "version", self.version, least=1, most=1_000_000)
+        object.__setattr__(self, "joins", tuple(self.joins))
+        object.__setattr__(self, "aggregates", MappingProxyType(dict(self.aggregates)))
+        check_texts(self.identity, self.owner, self.description)
+        for what, kinds in _SIGNAL_TYPES.items():
+            value = getattr(self, what)
+            if not isinstance(value, kinds):
+                allowed = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+                raise DefinitionError(self.identity, f"{what}: found {type(value).__name__}, allowed: {allowed}")
+        self._check_aggregates()
+        self._check_partitions()
+        self._check_unit()
+        check_span(self.identity, "ttl", self.ttl, least=timedelta(minutes=1))
+
+    @property
+    def identity(self) -> str:
+        """`name vN`, as messages and reports call it."""
+        return f"{self.name} v{self.version}"
+
+    def _check_aggregates(self) -> None:
+        if not self.aggregates:
+            raise DefinitionError(self.identity, "aggregates: none; add e.g. {'users': Count()}")
+        for name, aggregate in self.aggregates.items():
+            check_name(self.identity, "aggregates", name)
+            if name in self.entity.keys:
+                raise DefinitionError(self.identity, f"aggregates: {name!r} is also a key of the entity; rename one")
+            if not isinstance(aggregate, Aggregate):
+                raise DefinitionError(
+                    self.identity,
+                    f"aggregates: {name}: found {type(aggregate).__name__}, allowed: Count, CountDistinct, Sum, Mean",
+                )
+
+    def _check_partitions(self) -> None:
+        if isinstance(self.partitions, PublicPartitions):
+            if set(self.partitions.domains) != set(self.entity.keys):
+                raise DefinitionError(
+                    self.identity,
+                    f"partitions: domains for {', '.join(self.partitions.domains)}, but the entity's keys are "
+                    f"{', '.join(self.entity.keys)}; give a domain for each key",
+                )
+        elif isinstance(self.budget_per_release, PureDP):
+            raise DefinitionError(
+                self.identity,
+                "partitions: private selection needs a delta, which PureDP has not; use ZCDP or public keys",
+            )
+        elif isinstance(self.budget_per_release, ApproxDP) and self.partitions.delta >= self.budget_per_release.delta:
+            raise DefinitionError(
+                self.identity,
+                f"partitions: delta {self.partitions.delta:g} leaves nothing of the budget's "
+                f"{self.budget_per_release.delta:g}; make it smaller",
+            )
+
+    def _check_unit(self) -> None:
+        unit, person = self.privacy_unit, self.source.person
+        whole_person = unit.kind is UnitKind.PERSON and unit.per is None
+        if unit.kind is UnitKind.PERSON and person not in unit.columns:
+            raise DefinitionError(
+                self.identity,
+                f"privacy_unit: {unit.label!r} does not contain the person column {person!r}; "
+                "use it, or kind=UnitKind.EVENT if one row is one event",
+            )
+        if unit.kind is UnitKind.PERSON and len(unit.columns) > 1:
+            raise DefinitionError(
+                self.identity,
+                f"privacy_unit: {unit.label!r} splits one person over several units; name only {person!r}",
+            )
+        if person in self.entity.keys and (whole_person or not isinstance(self.partitions, PublicPartitions)):
+            raise DefinitionError(
+                self.identity,
+                f"a row for each {person!r} cannot be released while the whole person is the privacy unit or the "
+                "keys are "
+                "private; lawful are: (a) one event or one user-day as the unit, over a public list of users, so that "
+                "absent users get noise too; (b) a local randomizer per user, whose row protects the whole user; "
+                "(c) compute it on the device (hedgerow device)",
+            )
+
+
+_SIGNAL_TYPES: Mapping[str, type | tuple[type, ...]] = {
+    "purpose": Purpose,
+    "source": EventSource,
+    "privacy_unit": PrivacyUnit,
+    "entity": Entity,
+    "window": Window,
+    "bounds": KeepRandom,
+    "partitions": (PublicPartitions, PrivateSelection),
+    "budget_per_release": (ZCDP, ApproxDP, PureDP),
+    "ttl": timedelta,
+}

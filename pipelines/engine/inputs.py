@@ -1,0 +1,217 @@
+"""What a signal reads: the right columns, checked, cut to the window and joined with public facts.
+
+Checks come before any noise. They are refusals, not repairs: a null unit id, a null key, a null or non-finite value
+stops the run with a typed error, and the reservation is given back. That such a row exists is one bit about the data
+which the operator, and nobody else, gets to see; docs/privacy-promise.md states it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from governance.errors import DefinitionError, NonFiniteValue, NullValue
+from pipelines.definitions import PublicColumn, PublicPartitions, Signal
+from pipelines.engine.tables import Table, open_table
+from pipelines.measurements import Recipe
+from pipelines.windows import Span
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+__all__ = ["SignalInputs", "check_rows", "open_inputs", "read_events"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalInputs:
+    """The tables of a signal, with the columns that are read.
+
+    Attributes:
+        events: the raw events.
+        joined: public tables in the order of `Signal.joins`.
+        domains: public tables behind public partitions, by key.
+        event_columns: columns read from the events.
+        values: value column → the table it comes from.
+    """
+
+    events: Table
+    joined: tuple[Table, ...]
+    domains: dict[str, Table]
+    event_columns: tuple[str, ...]
+    values: dict[str, Table]
+
+
+def open_inputs(signal: Signal, recipe: Recipe, root: Path) -> SignalInputs:
+    """Opens a signal's tables and checks their columns and types by the footers.
+
+    Raises:
+        InputMissing, EmptyInput, ColumnMissing, ColumnTypeError: the input is not as the definition says.
+        DefinitionError: a join adds a column that the events have already.
+    """
+    events = open_table(root, signal.source.table)
+    joined = tuple(open_table(root, join.table.table) for join in signal.joins)
+    origin = _joined_columns(signal, events, joined)
+    exploded = {join.explode for join in signal.joins}
+
+    events.require(signal.source.timestamp, "time")
+    for column in (signal.source.person, *signal.privacy_unit.columns):
+        events.require(column, "unit")
+    for key in signal.entity.keys:
+        if key not in exploded:
+            origin.get(key, events).require(key, "key")
+    values = {m.column: origin.get(m.column, events) for m in recipe.measures if m.column is not None}
+    for column, table in values.items():
+        table.require(column, "value")
+    read = (
+        signal.source.timestamp,
+        signal.source.person,
+        *signal.privacy_unit.columns,
+        *(join.on for join in signal.joins),
+        *(key for key in signal.entity.keys if key not in origin),
+        *(column for column, table in values.items() if table is events),
+    )
+    return SignalInputs(
+        events=events,
+        joined=joined,
+        domains=_domains(signal, root),
+        event_columns=tuple(dict.fromkeys(read)),
+        values=values,
+    )
+
+
+def _joined_columns(signal: Signal, events: Table, joined: tuple[Table, ...]) -> dict[str, Table]:
+    """Which public table each joined column comes from."""
+    origin: dict[str, Table] = {}
+    for join, table in zip(signal.joins, joined, strict=True):
+        events.require(join.on, "unit")
+        table.require(join.on, "unit")
+        for column in join.columns:
+            if column in events.schema.names or column in origin:
+                raise DefinitionError(
+                    signal.identity,
+                    f"joins: {join.table.name} adds column {column!r}, which is there already; rename it",
+                )
+            table.type_of(column)
+            if column == join.explode:
+                table.require(column, "list")
+            origin[column] = table
+    return origin
+
+
+def _domains(signal: Signal, root: Path) -> dict[str, Table]:
+    """The public tables behind public partitions, by key."""
+    domains = {}
+    if isinstance(signal.partitions, PublicPartitions):
+        for key, domain in signal.partitions.domains.items():
+            if isinstance(domain, PublicColumn):
+                domains[key] = open_table(root, domain.table.table)
+                domains[key].require(domain.column, "key")
+    return domains
+
+
+def check_rows(signal: Signal, inputs: SignalInputs, spark: SparkSession) -> tuple[str, ...]:
+    """Looks for nulls and non-finite numbers, in the footers where those say it, else in one scan of each table.
+
+    Returns:
+        What was checked, in words, for the manifest.
+
+    Raises:
+        NullValue, NonFiniteValue: found some; nothing was drawn.
+    """
+    exploded = {join.explode for join in signal.joins}
+    for table, roles in _roles(signal, inputs):
+        columns = [column for column in roles if column not in exploded]
+        suspects = [column for column in columns if column not in table.without_nulls]
+        floats = [c for c in columns if c in inputs.values and _is_float(table, c)]
+        if suspects or floats:
+            _scan(spark, table, roles, suspects, floats)
+    return ("unit ids, keys, times and values have no nulls", "values are finite", "columns have the declared types")
+
+
+def _roles(signal: Signal, inputs: SignalInputs) -> Iterator[tuple[Table, dict[str, str]]]:
+    """Each table with its columns and what they are for."""
+    roles = dict.fromkeys(inputs.event_columns, "value")
+    roles |= {join.on: "join key" for join in signal.joins}
+    roles |= {key: "key" for key in signal.entity.keys if key in roles}
+    roles |= dict.fromkeys((signal.source.person, *signal.privacy_unit.columns), "privacy unit")
+    roles[signal.source.timestamp] = "event time"
+    yield inputs.events, roles
+    needed = {*signal.entity.keys, *inputs.values}
+    for join, table in zip(signal.joins, inputs.joined, strict=True):
+        used = {column: "public fact" for column in join.columns if column in needed}
+        yield table, {join.on: "join key", **used}
+
+
+def _is_float(table: Table, column: str) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_floating(table.type_of(column)))
+
+
+def _scan(spark: SparkSession, table: Table, roles: dict[str, str], suspects: list[str], floats: list[str]) -> None:
+    from pyspark.sql import functions as F
+
+    def any_of(condition: Column, name: str) -> Column:
+        return F.coalesce(F.bool_or(condition), F.lit(False)).alias(name)
+
+    checks = [any_of(F.col(column).isNull(), f"null {column}") for column in suspects]
+    infinite = float("inf")
+    for column in floats:
+        value = F.col(column).cast("double")
+        bad = F.isnan(value) | (F.abs(value) == F.lit(infinite))
+        checks.append(any_of(F.coalesce(bad, F.lit(False)), f"finite {column}"))
+    found = _read(spark, table).select(*dict.fromkeys([*suspects, *floats])).agg(*checks).first()
+    if found is None:
+        return
+    for column in suspects:
+        if found[f"null {column}"]:
+            raise NullValue(table.name, column, roles[column])
+    for column in floats:
+        if found[f"finite {column}"]:
+            raise NonFiniteValue(table.name, column)
+
+
+def _read(spark: SparkSession, table: Table) -> DataFrame:
+    return spark.read.parquet(*(str(file) for file in table.files))
+
+
+def read_events(signal: Signal, inputs: SignalInputs, span: Span, spark: SparkSession) -> DataFrame:
+    """The events of a window with public facts joined; only the columns that are needed, the filter pushed down.
+
+    A join may multiply rows (one for each genre of an item), which is why bounding comes after it.
+    """
+    from pyspark.sql import functions as F
+
+    time = F.col(signal.source.timestamp)
+    events = _read(spark, inputs.events).select(*inputs.event_columns)
+    if _is_integer(inputs.events, signal.source.timestamp):
+        events = events.where((time >= int(span.start.timestamp())) & (time < int(span.end.timestamp())))
+    else:
+        start, end = (F.lit(moment.isoformat()).cast("timestamp") for moment in (span.start, span.end))
+        if getattr(inputs.events.type_of(signal.source.timestamp), "tz", None) is None:
+            start, end = start.cast("timestamp_ntz"), end.cast("timestamp_ntz")
+        events = events.where((time >= start) & (time < end))
+    for join, table in zip(signal.joins, inputs.joined, strict=True):
+        facts = _read(spark, table).select(join.on, *join.columns)
+        events = events.join(facts, join.on, "inner")
+        if join.explode is not None:
+            events = events.withColumn(join.explode, F.explode(join.explode)).where(F.col(join.explode).isNotNull())
+    return events
+
+
+def _is_integer(table: Table, column: str) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_integer(table.type_of(column)))
+
+
+def event_seconds(signal: Signal, inputs: SignalInputs) -> Column:
+    """The event time as whole Unix seconds."""
+    from pyspark.sql import functions as F
+
+    time = F.col(signal.source.timestamp)
+    if _is_integer(inputs.events, signal.source.timestamp):
+        return time.cast("long")
+    return F.unix_seconds(time.cast("timestamp"))

@@ -1,0 +1,83 @@
+"""What a run tells: its stages as it goes, its results at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from governance.errors import DefinitionError, ReleaseCorrupt
+from governance.ledger import EntryKind, Ledger
+from governance.release import Manifest, ReleaseStore
+from pipelines.compiled import definition_sha256
+from pipelines.definitions import Definition
+
+__all__ = ["Outcome", "Progress", "Quiet", "RunResult", "Stage", "unchanged"]
+
+
+class Stage(StrEnum):
+    """Where a release is on its way."""
+
+    RESERVE = "reserve"
+    CHECK = "check"
+    DRAW = "draw"
+    WRITE = "write"
+    PUBLISH = "publish"
+    COMMIT = "commit"
+    DONE = "done"
+
+
+class Outcome(StrEnum):
+    """What became of a window."""
+
+    RELEASED = "released"
+    PRESENT = "present"
+
+
+class Progress(Protocol):
+    """Told at the start of each stage."""
+
+    def stage(self, subject: str, stage: Stage) -> None:
+        """`subject` is a release id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """Progress that nobody watches."""
+
+    def stage(self, subject: str, stage: Stage) -> None:
+        """Does nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """One window of one definition.
+
+    Attributes:
+        release_id: its release.
+        outcome: released now, or there already.
+        manifest: of the release.
+    """
+
+    release_id: str
+    outcome: Outcome
+    manifest: Manifest
+
+
+def unchanged(store: ReleaseStore, ledger: Ledger, definition: Definition, release_id: str) -> Manifest:
+    """A release that is there, if the ledger knows it and the definition is still the same."""
+    manifest = store.load(release_id)
+    if manifest.signal.definition_sha256 != definition_sha256(definition):
+        raise DefinitionError(
+            definition.identity,
+            f"the definition differs from the one that made {release_id}; raise version to release the new one "
+            "beside it",
+        )
+    for known in ledger.runs():
+        if known.run_id == manifest.ledger.run_id and known.state is EntryKind.COMMIT:
+            if known.manifest_sha256 == manifest.sha256:
+                return manifest
+            break
+    raise ReleaseCorrupt(
+        f"{release_id}: its manifest is not the one that the ledger committed; restore the release from a backup"
+    )
