@@ -29,11 +29,16 @@ privacy-unit id or a key.
     │   ├── StoreUnreachable      online store does not answer
     │   ├── NotPublished          a view, space or snapshot that nothing has published
     │   └── PublicationCorrupt    a publication record or catalogue that does not parse, or whose signature is wrong
-    └── ServingError              the gRPC server and its client
-        ├── PortBusy              the address is in use
-        ├── RequestInvalid        names, types or sizes that the API does not take (INVALID_ARGUMENT)
-        ├── NotServed             an unknown view, feature, service or space (NOT_FOUND)
-        └── ServerUnavailable     no server answers, or not in time
+    ├── ServingError              the gRPC server and its client
+    │   ├── PortBusy              the address is in use
+    │   ├── RequestInvalid        names, types or sizes that the API does not take (INVALID_ARGUMENT)
+    │   ├── NotServed             an unknown view, feature, service or space (NOT_FOUND)
+    │   └── ServerUnavailable     no server answers, or not in time
+    └── DeviceError               what a device keeps for one person
+        ├── DeviceMissing         no device store in that folder
+        ├── DeviceCorrupt         a store that does not parse, or that others may read
+        ├── EventInvalid          an event that cannot be kept
+        └── SnapshotRefused       a rightly signed catalogue that would take the device back
 """
 
 from __future__ import annotations
@@ -47,9 +52,13 @@ __all__ = [
     "ColumnTypeError",
     "ConfigError",
     "DefinitionError",
+    "DeviceCorrupt",
+    "DeviceError",
+    "DeviceMissing",
     "EmptyInput",
     "EngineError",
     "EnvironmentProblem",
+    "EventInvalid",
     "HedgerowError",
     "InputError",
     "InputMissing",
@@ -69,6 +78,7 @@ __all__ = [
     "RunInProgress",
     "ServerUnavailable",
     "ServingError",
+    "SnapshotRefused",
     "StoreUnreachable",
     "UnknownSignal",
 ]
@@ -275,3 +285,23 @@ class NotServed(ServingError):
 
 class ServerUnavailable(ServingError):
     """No server answers at that address, or not before the deadline."""
+
+
+class DeviceError(HedgerowError):
+    """What a device keeps for one person. Messages never hold an item, a value or an event's id."""
+
+
+class DeviceMissing(DeviceError):
+    """No device store in that folder."""
+
+
+class DeviceCorrupt(DeviceError):
+    """A device store that does not parse, or that others may read."""
+
+
+class EventInvalid(DeviceError):
+    """An event that cannot be kept: a value that is not finite, a time in the future, an id used for another event."""
+
+
+class SnapshotRefused(DeviceError):
+    """A rightly signed catalogue that the device must not take: older than the last one, or a second one of its number."""
