@@ -160,18 +160,19 @@ def _failure(error: Exception) -> _Failure:
             return _Failure(code=grpc.StatusCode.UNAVAILABLE, message=text, details=details)
         case _Expired():
             return _Failure(code=grpc.StatusCode.DEADLINE_EXCEEDED, message="the deadline passed before work began")
+        case HedgerowError():
+            _LOG.warning("%s", text)
+            return _Failure(code=grpc.StatusCode.FAILED_PRECONDITION, message=text)
         case _:
             return _fault(error)
 
 
 def _fault(error: Exception) -> _Failure:
-    """A fault of the server. Its message may hold a value, so only its kind and place are logged."""
+    """A fault of the server. Its text may hold a value, so only its kind and place are logged."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     place = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
     _LOG.error("%s at %s", type(error).__name__, place)
-    known = isinstance(error, HedgerowError)
-    message = str(error) if known else "the server failed at this request; its log names the fault"
-    return _Failure(code=grpc.StatusCode.UNKNOWN, message=message)
+    return _Failure(code=grpc.StatusCode.UNKNOWN, message="the server failed at this request; its log names the fault")
 
 
 def _abort(context: grpc.ServicerContext, failure: _Failure) -> NoReturn:

@@ -32,6 +32,7 @@ __all__ = ["RunningServer", "start_server"]
 
 _LOG: Final = logging.getLogger("hedgerow.serving")
 _WATCH_SECONDS: Final = 0.25
+_LAST_PORT: Final = 65_535
 _WAITING_CALLS: Final = 64
 """Calls that may wait for each thread; more are refused with RESOURCE_EXHAUSTED."""
 
@@ -169,6 +170,8 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
 def _free_address(host: str, port: int) -> str:
     """`host:port` after a trial that tells a busy port from a host that is not this machine's."""
     address = _join(host, port)
+    if not 0 <= port <= _LAST_PORT:
+        raise ConfigError(f"cannot listen on {address}: allowed ports: 0 to {_LAST_PORT}")
     try:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         with socket.socket(family, socket.SOCK_STREAM) as trial:
@@ -180,8 +183,6 @@ def _free_address(host: str, port: int) -> str:
         raise ConfigError(
             f"cannot listen on {address}: {error.strerror}; choose --host and --port of this machine"
         ) from None
-    except OverflowError:
-        raise ConfigError(f"cannot listen on {address}: allowed ports: 0 to 65535") from None
     return address
 
 
