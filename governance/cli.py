@@ -1,0 +1,105 @@
+"""Commands of the governance layer: `hedgerow report`."""
+
+from __future__ import annotations
+
+import json as json_module
+from decimal import ROUND_CEILING, ROUND_FLOOR
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from governance.settings import load_settings
+
+if TYPE_CHECKING:
+    from governance.report import Report, ReportFiles
+
+__all__ = ["report"]
+
+
+def report(
+    project: Annotated[Path, typer.Option("--project", "-p", help="The project's folder.")] = Path(),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; by default below the state folder.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Write report.json and report.html: what was released, what it cost, and whether the record holds together."""
+    from governance.ledger import Ledger
+    from governance.report import build, write
+
+    settings = load_settings(project)
+    with Ledger(settings.ledger_path) as ledger:
+        built = build(settings, ledger)
+    files = write(built, out if out is not None else settings.report_dir)
+    if json:
+        typer.echo(json_module.dumps(_summary(built, files)))
+    else:
+        _show(built, files)
+
+
+def _summary(report: Report, files: ReportFiles) -> dict[str, object]:
+    return {
+        "report": str(files.html),
+        "json": str(files.json),
+        "sha256": files.sha256,
+        "releases": len(report.releases),
+        "verified": report.verified,
+        "failures": len(report.failures),
+        "findings": [
+            {"severity": str(f.severity), "kind": f.kind, "subject": f.subject, "message": f.message}
+            for f in report.findings
+        ],
+        "accounts": [
+            {
+                "account": account.name,
+                "cap": account.cap.to_json(),
+                "spent": account.spent.to_json(),
+                "held": account.held.to_json(),
+                "remaining": account.remaining.to_json(),
+                "epsilon_spent": account.epsilon.spent,
+            }
+            for account in report.accounts
+        ],
+        "refused": len(report.refusals),
+    }
+
+
+def _show(report: Report, files: ReportFiles) -> None:
+    """A short summary for a person: budgets, what is open, where the report lies."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from governance.report.document import Severity
+    from governance.report.page.words import fraction, percent, plural, share
+
+    console = Console()
+    table = Table(
+        title="What the accounts have left", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for name in ("account", "rho spent", "of", "left", "delta left", "epsilon spent"):
+        table.add_column(name, justify="left" if name == "account" else "right")
+    for account in report.accounts:
+        spent = account.epsilon.spent
+        table.add_row(
+            Text(account.name),
+            fraction(account.spent.rho),
+            fraction(account.cap.rho),
+            percent(share(account.remaining.rho, account.cap.rho), ROUND_FLOOR),
+            percent(share(account.remaining.delta, account.cap.delta), ROUND_FLOOR),
+            "none" if spent is None else fraction(spent, 4, ROUND_CEILING),
+        )
+    if report.accounts:
+        console.print(table)
+        console.print()
+    console.print(
+        f"{plural(len(report.releases), 'release')}, {report.verified} verified; "
+        f"{plural(len(report.refusals), 'refused request')}"
+    )
+    for finding in report.findings:
+        style = "bold red" if finding.severity is Severity.FAILURE else "yellow"
+        console.print(Text.assemble((str(finding.severity), style), f"  {finding.subject}: {finding.message}"))
+    console.print(Text.assemble(("report  ", "bold"), str(files.html)), soft_wrap=True)
+    console.print(Text.assemble(("json    ", "bold"), str(files.json)), soft_wrap=True)
+    console.print(Text.assemble(("sha256  ", "bold"), files.sha256), soft_wrap=True)
