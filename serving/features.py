@@ -34,13 +34,15 @@ def get_features(published: Published, request: features_pb2.GetFeaturesRequest)
     selected = _select(published, request)
     views = {view.name: view for view, _ in selected}
     rows, keys = _keys(request, views)
+    reader = published.reader
+    assert reader is not None, "views come with a reader"
     response = features_pb2.GetFeaturesResponse(rows=rows, publication=published.sequence)
     releases: dict[str, int] = {}
     answers: dict[str, OnlineColumns] = {}
     for name, view in views.items():
         wanted = [field.name for owner, field in selected if owner.name == name]
         own = {key.name: keys[key.name] for key in view.keys}
-        answers[name] = published.reader.read(view, wanted, own)
+        answers[name] = reader.read(view, wanted, own)
         _describe_rows(response.views.add(), view, answers[name], releases)
     for view, field in selected:
         column = response.columns.add(reference=view.reference(field.name))

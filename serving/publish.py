@@ -46,8 +46,8 @@ def publish(
     """
     with exclusive_lock(settings.locks_dir / "publish.lock", "publish"):
         previous = _in_force(settings)
-        views, services = publish_views(settings, ledger, progress)
         spaces = build_spaces(settings, ledger, progress)
+        views, services = publish_views(settings, ledger, progress)
         catalogue = None
         if spaces:
             progress("device catalogue: building and signing")

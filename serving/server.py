@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from featurestore.online import OnlineReader, open_reader
 from featurestore.publication import PUBLICATION_FILE, load_publication
-from governance.errors import ConfigError, HedgerowError, PortBusy
+from governance.errors import ConfigError, HedgerowError, PortBusy, StoreUnreachable
 from governance.settings import Settings
 from serving.calls import SERVICES, add_services
 from serving.index import single_threaded
@@ -121,12 +121,11 @@ class _State:
         self._settings = settings
         self._path = settings.serving_dir / PUBLICATION_FILE
         self._seen = _identity(self._path)
-        publication = load_publication(settings)
-        self._reader: OnlineReader = open_reader(settings)
+        self._reader: OnlineReader | None = None
         try:
-            self._published = open_published(settings, publication, self._reader)
+            self._published = self._open(None)
         except BaseException:
-            self._reader.close()
+            self._close_reader()
             raise
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="publication", daemon=True)
@@ -141,21 +140,37 @@ class _State:
         if not self._ended.is_set():
             self._ended.set()
             self._watcher.join()
+            self._close_reader()
+
+    def _open(self, previous: Published | None) -> Published:
+        """Opens what is published now. The online store is reached once there are views."""
+        publication = load_publication(self._settings)
+        if publication.views and self._reader is None:
+            self._reader = open_reader(self._settings)
+        return open_published(self._settings, publication, self._reader, previous)
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
             self._reader.close()
 
     def _watch(self) -> None:
+        told = ""
         while not self._ended.wait(_WATCH_SECONDS):
             found = _identity(self._path)
             if found is None or found == self._seen:
                 continue
             self._seen = found
             try:
-                publication = load_publication(self._settings)
-                self._published = open_published(self._settings, publication, self._reader, self._published)
-                _LOG.info("publication %d is in force", publication.sequence)
-            except (HedgerowError, OSError) as error:
+                self._published = self._open(self._published)
+                _LOG.info("publication %d is in force", self._published.sequence)
+                told = ""
+            except Exception as error:  # noqa: BLE001 - the watcher must outlive whatever a record holds
                 reason = str(error) if isinstance(error, HedgerowError) else type(error).__name__
-                _LOG.warning("publication %d stays in force: %s", self._published.sequence, reason)
+                if reason != told:
+                    _LOG.warning("publication %d stays in force: %s", self._published.sequence, reason)
+                told = reason
+                if isinstance(error, StoreUnreachable):
+                    self._seen = None  # nothing is wrong with the record: try again
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

@@ -48,7 +48,7 @@ class Published:
         services: by name.
         spaces: by name, opened.
         catalogue: None where there is none.
-        reader: the online store's.
+        reader: the online store's; None where there are no views.
     """
 
     sequence: int
@@ -56,11 +56,11 @@ class Published:
     services: Mapping[str, PublishedService]
     spaces: Mapping[str, VectorSpace]
     catalogue: CatalogueFile | None
-    reader: OnlineReader
+    reader: OnlineReader | None
 
 
 def open_published(
-    settings: Settings, publication: Publication, reader: OnlineReader, previous: Published | None = None
+    settings: Settings, publication: Publication, reader: OnlineReader | None, previous: Published | None = None
 ) -> Published:
     """Opens and verifies everything a publication names.
 

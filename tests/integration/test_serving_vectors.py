@@ -17,7 +17,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from featurestore.catalogue import build_catalogue, decode, public_key_bytes, signing_key, verify
-from featurestore.online import OnlineColumns
 from featurestore.publication import Publication, write_publication
 from governance.errors import ConfigError, NotPublished, NotServed, PortBusy, RequestInvalid, ServerUnavailable
 from governance.files import write_atomic
@@ -135,16 +134,6 @@ def test_one_query_vector_may_be_flat(client: Client) -> None:
     assert client.search("item_content", vectors=VECTORS[3], k=1).ids.tolist() == [[IDS[3]]]
 
 
-class NoReader:
-    """For publications without views."""
-
-    def read(self, *_: object) -> OnlineColumns:
-        raise AssertionError("no view is published")
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
 def test_text_ids_are_served_too(tmp_path: Path) -> None:
     write_space(
         tmp_path,
@@ -157,7 +146,7 @@ def test_text_ids_are_served_too(tmp_path: Path) -> None:
         metric="dot",
     )
     spaces = {"animals": VectorSpace(tmp_path)}
-    state = Published(sequence=1, views={}, services={}, spaces=spaces, catalogue=None, reader=NoReader())
+    state = Published(sequence=1, views={}, services={}, spaces=spaces, catalogue=None, reader=None)
     raw = grpc.server(ThreadPoolExecutor(2))
     add_services(raw, lambda: state, concurrent_downloads=1)
     port = raw.add_insecure_port("127.0.0.1:0")
