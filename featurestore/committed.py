@@ -11,16 +11,14 @@ from governance.settings import Settings
 
 __all__ = ["check_publishable", "committed_releases"]
 
-VECTOR_ROLE = "vector"
-
 
 def committed_releases(
     settings: Settings, ledger: Ledger, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[Manifest, ...]:
     """Manifests of the releases that the ledger has committed, in the order of their ids.
 
-    A release whose run has not committed (a run in progress, or one that crashed and waits for its rerun) is passed over
-    and named to `progress`. Data files are not read; see `check_publishable`.
+    A release whose run has not committed (a run in progress, or one that crashed and waits for its rerun) is passed
+    over and named to `progress`. Data files are not read; see `check_publishable`.
 
     Raises:
         ReleaseCorrupt: a manifest that is not the one the ledger committed to.
@@ -43,7 +41,7 @@ def committed_releases(
 
 
 def check_publishable(settings: Settings, manifest: Manifest) -> None:
-    """Returns if this committed release may be published: real noise (or public inputs), and files as its manifest says.
+    """Returns if this committed release may be published: real noise (or public inputs), files as the manifest says.
 
     Raises:
         PublicationError: it was made with a test sampler.

@@ -1,8 +1,8 @@
 """The publication record: what is in force in the feature store and at the server, as one frozen value.
 
-`hedgerow publish` writes views, embedding spaces and the device catalogue, and this record last, in one atomic write. So
-the record is the switch: whatever happened before it was written, the old publication stays in force whole. Serving reads
-it and nothing else to know what exists.
+`hedgerow publish` writes views, embedding spaces and the device catalogue, and this record last, in one atomic write.
+So the record is the switch: whatever happened before it was written, the old publication stays in force whole. Serving
+reads it and nothing else to know what exists.
 
 The record holds names, types and hashes only: no keys and no values.
 """

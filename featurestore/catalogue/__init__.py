@@ -5,7 +5,8 @@ Reading guide
     signing   Ed25519: `signing_key`, `sign`, `verify`
     build     makes it from released item vectors and released item features
 
-A device needs numpy and cryptography for this, nothing else; `build` imports pyarrow when it runs.
+A device imports `catalogue.format` and `catalogue.signing` and needs numpy and cryptography, nothing else; `build`
+needs pyarrow, when it runs.
 """
 
 from featurestore.catalogue.build import build_catalogue

@@ -15,9 +15,9 @@
         feature 0, 1, ...      float32 (n) each; NaN where the item was not released
     SHA-256                    32 bytes, of everything before
 
-Text is a u32 count of strings, u32 offsets (count + 1) and UTF-8. Numbers are little-endian. Nothing is compressed, so a file
-can never unfold into more than it is, and every number in the header must agree with the sizes that are there. One
-catalogue has one encoding.
+Text is a u32 count of strings, u32 offsets (count + 1) and UTF-8. Numbers are little-endian. Nothing is compressed, so
+a file can never unfold into more than it is, and every number in the header must agree with the sizes that are there.
+One catalogue has one encoding.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def encode(catalogue: Catalogue) -> bytes:
 
 
 def decode(data: bytes) -> Catalogue:
-    """Reads a catalogue from bytes that may come from anywhere. Arrays are read-only views of `data`, nothing is copied.
+    """Reads a catalogue from bytes that may come from anywhere. Arrays are read-only views of `data`.
 
     Check the signature (`verify`) before believing what it says.
 

@@ -1,0 +1,207 @@
+"""Packed rows in one SQLite file: a table per view, `entity_key → (event_time, packed row)`.
+
+WAL, so that reading goes on while a publication writes; one transaction per batch, `synchronous=FULL`. A row never
+replaces one with a later event time, so writing again, or late, changes nothing for the worse. Table names are quoted
+by `_quoted`, the one place where a statement takes text; values are always parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from featurestore.online.rows import RowSchema
+from governance.errors import NotPublished, PublicationCorrupt, StoreUnreachable
+
+__all__ = ["PackedDatabase"]
+
+_LOOKUPS_PER_QUERY: Final = 1000
+_SCHEMAS: Final = "CREATE TABLE IF NOT EXISTS schemas (tag INTEGER PRIMARY KEY, fields TEXT NOT NULL) STRICT"
+
+
+class PackedDatabase:
+    """One database file. Safe to use from many threads (a connection each) and many processes.
+
+    Args:
+        path: the file.
+        read_only: open it for reading; it must exist.
+
+    Raises:
+        NotPublished: `read_only` and there is no such file.
+        StoreUnreachable: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._path = path
+        self._read_only = read_only
+        self._local = threading.local()
+        self._lock = threading.Lock()
+        self._open: list[sqlite3.Connection] = []
+        self._closed = False
+        self._schemas: dict[int, RowSchema] = {}
+        if read_only and not path.is_file():
+            raise NotPublished(f"{path}: the online store is not there yet; run 'hedgerow publish'")
+        with self._errors():
+            self._connection()
+
+    def close(self) -> None:
+        """Closes the connections of all threads."""
+        with self._lock:
+            self._closed = True
+            for connection in self._open:
+                connection.close()
+            self._open.clear()
+
+    def __del__(self) -> None:
+        """Feast never closes its stores, so the last reference does."""
+        if hasattr(self, "_open"):
+            self.close()
+
+    # --- tables ------------------------------------------------------------------------------------------------
+
+    def create(self, table: str) -> None:
+        """Makes a view's table; one that is there stays."""
+        with self._errors():
+            self._connection().execute(
+                f"CREATE TABLE IF NOT EXISTS {_quoted(table)} "
+                "(entity_key BLOB PRIMARY KEY, event_time INTEGER NOT NULL, packed BLOB NOT NULL) STRICT, WITHOUT ROWID"
+            )
+
+    def drop(self, table: str) -> None:
+        """Removes a view's table and its rows; absence is fine."""
+        with self._errors():
+            self._connection().execute(f"DROP TABLE IF EXISTS {_quoted(table)}")
+
+    # --- rows --------------------------------------------------------------------------------------------------
+
+    def write(
+        self, table: str, schema: RowSchema, keys: Sequence[bytes], event_times: Sequence[int], rows: Sequence[bytes]
+    ) -> None:
+        """Writes n rows in one transaction; a row with a later event time stays as it is.
+
+        Args:
+            table: the view's table; made if absent.
+            schema: what the rows were packed with.
+            keys: n entity keys.
+            event_times: n times in microseconds.
+            rows: n packed rows.
+        """
+        self.create(table)
+        fields = json.dumps(schema.to_json())
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO schemas (tag, fields) VALUES (?, ?) ON CONFLICT DO NOTHING", (schema.tag, fields)
+            )
+            (kept,) = connection.execute("SELECT fields FROM schemas WHERE tag = ?", (schema.tag,)).fetchone()
+            if kept != fields:
+                raise PublicationCorrupt(f"{self._path}: two row schemas share a tag; rename a feature of {table}")
+            connection.executemany(
+                f"INSERT INTO {_quoted(table)} (entity_key, event_time, packed) VALUES (?, ?, ?) "  # noqa: S608
+                "ON CONFLICT DO UPDATE SET event_time = excluded.event_time, packed = excluded.packed "
+                "WHERE excluded.event_time >= event_time",
+                zip(keys, event_times, rows, strict=True),
+            )
+
+    def read(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The packed rows of n keys, None where there is none. A table that nothing made has no rows."""
+        found: dict[bytes, bytes] = {}
+        wanted = list(dict.fromkeys(keys))
+        with self._errors():
+            connection = self._connection()
+            try:
+                for start in range(0, len(wanted), _LOOKUPS_PER_QUERY):
+                    part = wanted[start : start + _LOOKUPS_PER_QUERY]
+                    places = ",".join("?" * len(part))
+                    found.update(
+                        connection.execute(
+                            f"SELECT entity_key, packed FROM {_quoted(table)} WHERE entity_key IN ({places})",  # noqa: S608
+                            part,
+                        )
+                    )
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+        return [found.get(key) for key in keys]
+
+    def delete(self, table: str, keys: Sequence[bytes]) -> None:
+        """Removes the rows of these keys."""
+        self.create(table)
+        with self._transaction() as connection:
+            statement = f"DELETE FROM {_quoted(table)} WHERE entity_key = ?"  # noqa: S608
+            connection.executemany(statement, ((key,) for key in keys))
+
+    def delete_before(self, table: str, event_time: int) -> None:
+        """Removes rows whose event time, in microseconds, is earlier."""
+        self.create(table)
+        with self._transaction() as connection:
+            connection.execute(f"DELETE FROM {_quoted(table)} WHERE event_time < ?", (event_time,))  # noqa: S608
+
+    def schema(self, tag: int) -> RowSchema:
+        """The schema that a row's tag names.
+
+        Raises:
+            PublicationCorrupt: no such schema.
+        """
+        if tag not in self._schemas:
+            with self._errors():
+                row = self._connection().execute("SELECT fields FROM schemas WHERE tag = ?", (tag,)).fetchone()
+            if row is None:
+                raise PublicationCorrupt(f"{self._path}: rows of an unknown schema; remove the file and publish again")
+            self._schemas[tag] = RowSchema.from_json(json.loads(row[0]))
+        return self._schemas[tag]
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._connect()
+            with self._lock:
+                if self._closed:
+                    connection.close()
+                    raise sqlite3.OperationalError("closed")
+                self._open.append(connection)
+            self._local.connection = connection
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self._read_only:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        address = f"{self._path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
+        connection = sqlite3.connect(address, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
+        if not self._read_only:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(_SCHEMAS)
+        return connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._errors():
+            connection = self._connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreUnreachable(
+                f"{self._path}: the online store cannot be used ({error}); free the disk or the file, "
+                "or remove it and run 'hedgerow publish' to fill it anew"
+            ) from None
+
+
+def _quoted(table: str) -> str:
+    return '"rows:' + table.replace('"', '""') + '"'
