@@ -169,12 +169,13 @@ class _Runner:
     def _check(self, plan: SignalPlan) -> _Checked:
         """Opens and checks a signal's input, once for all its windows."""
         from pipelines.engine.aggregate import check_no_overflow
-        from pipelines.engine.inputs import check_rows, open_inputs
+        from pipelines.engine.inputs import check_footers, check_rows, open_inputs
         from pipelines.engine.session import spark_session
 
         signal = plan.signal
         check_no_overflow(signal, plan.recipe)
         inputs = open_inputs(signal, plan.recipe, self.settings.root)
+        check_footers(signal, inputs)
         spark = spark_session(self.settings.spark)
         with no_data_in_errors(signal.identity):
             checks = check_rows(signal, inputs, spark)

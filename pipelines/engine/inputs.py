@@ -21,7 +21,7 @@ from pipelines.windows import Span
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
-__all__ = ["SignalInputs", "check_rows", "open_inputs", "read_events"]
+__all__ = ["SignalInputs", "check_footers", "check_rows", "open_inputs", "read_events"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +111,20 @@ def _domains(signal: Signal, root: Path) -> dict[str, Table]:
     return domains
 
 
+def check_footers(signal: Signal, inputs: SignalInputs) -> None:
+    """Looks for nulls where the parquet footers tell them: no row is read.
+
+    Raises:
+        NullValue: a footer says that there are some.
+    """
+    for table, roles in _roles(signal, inputs):
+        for column, role in roles.items():
+            if column in table.with_nulls:
+                raise NullValue(table.name, column, role)
+
+
 def check_rows(signal: Signal, inputs: SignalInputs, spark: SparkSession) -> tuple[str, ...]:
-    """Looks for nulls and non-finite numbers, in the footers where those say it, else in one scan of each table.
+    """Looks for nulls and non-finite numbers, where the footers do not settle it, in one scan of each table.
 
     Returns:
         What was checked, in words, for the manifest.
@@ -120,25 +132,23 @@ def check_rows(signal: Signal, inputs: SignalInputs, spark: SparkSession) -> tup
     Raises:
         NullValue, NonFiniteValue: found some; nothing was drawn.
     """
-    exploded = {join.explode for join in signal.joins}
     for table, roles in _roles(signal, inputs):
-        columns = [column for column in roles if column not in exploded]
-        suspects = [column for column in columns if column not in table.without_nulls]
-        floats = [c for c in columns if c in inputs.values and _is_float(table, c)]
+        suspects = [column for column in roles if column not in table.without_nulls]
+        floats = [column for column in roles if column in inputs.values and _is_float(table, column)]
         if suspects or floats:
             _scan(spark, table, roles, suspects, floats)
     return ("unit ids, keys, times and values have no nulls", "values are finite", "columns have the declared types")
 
 
 def _roles(signal: Signal, inputs: SignalInputs) -> Iterator[tuple[Table, dict[str, str]]]:
-    """Each table with its columns and what they are for."""
+    """Each table with its columns and what they are for; lists are left out, for their elements count."""
     roles = dict.fromkeys(inputs.event_columns, "value")
     roles |= {join.on: "join key" for join in signal.joins}
     roles |= {key: "key" for key in signal.entity.keys if key in roles}
     roles |= dict.fromkeys((signal.source.person, *signal.privacy_unit.columns), "privacy unit")
     roles[signal.source.timestamp] = "event time"
     yield inputs.events, roles
-    needed = {*signal.entity.keys, *inputs.values}
+    needed = {*signal.entity.keys, *inputs.values} - {join.explode for join in signal.joins}
     for join, table in zip(signal.joins, inputs.joined, strict=True):
         used = {column: "public fact" for column in join.columns if column in needed}
         yield table, {join.on: "join key", **used}

@@ -31,7 +31,8 @@ class Table:
         path: absolute.
         files: its parquet files, sorted.
         schema: of the first file.
-        without_nulls: columns that every footer says have no null.
+        without_nulls: columns of which every footer says that they have no null.
+        with_nulls: columns of which some footer says that they have one.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Table:
     files: tuple[Path, ...]
     schema: pa.Schema
     without_nulls: frozenset[str]
+    with_nulls: frozenset[str]
 
     def type_of(self, column: str) -> pa.DataType:
         """A column's type.
@@ -131,21 +133,24 @@ def open_table(root: Path, name: str) -> Table:
         raise InputMissing(f"{name}: cannot be read as parquet ({reason}); write it again as parquet") from None
     if not any(footer.num_rows for footer in footers):
         raise EmptyInput(name)
-    return Table(name=name, path=path, files=files, schema=schema, without_nulls=_without_nulls(footers))
+    clean, nulls = _null_columns(footers)
+    return Table(name=name, path=path, files=files, schema=schema, without_nulls=clean, with_nulls=nulls)
 
 
-def _without_nulls(footers: list[pa.parquet.FileMetaData]) -> frozenset[str]:
-    """Flat columns whose statistics say `null_count == 0` in every row group of every file."""
-    known: set[str] | None = None
+def _null_columns(footers: list[pa.parquet.FileMetaData]) -> tuple[frozenset[str], frozenset[str]]:
+    """Flat columns of which the footers' statistics say that they have no null at all, and that they have some."""
+    clean: set[str] | None = None
+    nulls: set[str] = set()
     for footer in footers:
         for group in (footer.row_group(index) for index in range(footer.num_row_groups)):
-            clean = set()
+            known = {}
             for column in (group.column(index) for index in range(group.num_columns)):
-                statistics = column.statistics
-                if statistics is not None and statistics.null_count == 0:
-                    clean.add(column.path_in_schema)
-            known = clean if known is None else known & clean
-    return frozenset(known or ())
+                if column.statistics is not None and column.statistics.null_count is not None:
+                    known[column.path_in_schema] = column.statistics.null_count
+            without = {name for name, count in known.items() if count == 0}
+            clean = without if clean is None else clean & without
+            nulls |= known.keys() - without
+    return frozenset(clean or ()), frozenset(nulls)
 
 
 def fingerprint_key(path: Path) -> bytes:
