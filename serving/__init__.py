@@ -3,11 +3,16 @@
 Reading guide
     v1          generated protobuf and gRPC code; the interface is documented in proto/serving/v1
     client      what a recommendation model uses (numpy, grpcio and protobuf only)
+    answers     what the client gives: numpy columns, masks, release ids
     columns     numpy arrays in and out of messages
-    index       vector spaces: built at publish, mapped by the server; the only user of FAISS
-    publish     one publication: views, spaces, catalogue
-    state       what one publication serves, whole and immutable
-    services    the three gRPC services
+    limits      how large a request may be
+    problems    what can be wrong with a call, and its form on the wire
+    index       a vector space on disk and its search; the only user of FAISS
+    spaces      vector spaces from releases, built at publish
+    publish     one publication: spaces, views, catalogue, then the record that puts them in force
+    state       what one publication serves: opened, verified, immutable
+    features, embeddings, snapshots    the methods of the three services, as functions of a state and a request
+    calls       from those functions to gRPC methods, statuses and error details
     server      the process around them: health, reflection, reload, drain
     cli         `hedgerow publish` and `hedgerow serve`
 

@@ -32,7 +32,7 @@ def publish(project: Project = Path()) -> None:
         publication = publish_all(settings, ledger, status.update)
     console.print(_table(settings, publication))
     for line in _other_lines(publication):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def serve(
@@ -63,22 +63,27 @@ def _table(settings: Settings, publication: Publication) -> Table:
     from rich.table import Table
 
     table = Table(title=f"publication {publication.sequence} of {settings.name}", box=box.SIMPLE, title_justify="left")
-    for heading in ("view", "entity", "keys", "features", "newest release"):
+    for heading in ("view", "keys", "features", "newest release"):
         table.add_column(heading, overflow="fold")
     for view in publication.views:
-        newest = view.releases[-1].release_id.rsplit("/", 1)[-1] if view.releases else "none"
-        keys = ", ".join(key.name for key in view.keys)
-        table.add_row(view.name, view.entity, keys, ", ".join(field.name for field in view.features), newest)
+        keys, features = (", ".join(field.name for field in fields) for fields in (view.keys, view.features))
+        table.add_row(view.name, keys, features, view.releases[-1].release_id.rpartition("/")[2])
     return table
 
 
 def _other_lines(publication: Publication) -> list[str]:
-    lines = [f"service  {service.name}: {len(service.features)} features" for service in publication.services]
+    lines = [
+        f"service    {service.name}: {_count(len(service.features), 'feature')}" for service in publication.services
+    ]
     lines += [
-        f"space    {space.name}: {space.dimension} dimensions, {space.metric}, from {space.release_id}"
+        f"space      {space.name}: {space.dimension} dimensions, {space.metric}, from {space.release_id}"
         for space in publication.spaces
     ]
     if (catalogue := publication.catalogue) is not None:
-        releases = len(catalogue.releases)
-        lines.append(f"catalogue {catalogue.sequence}: {catalogue.bytes:,} bytes, signed, {releases} releases")
+        releases = _count(len(catalogue.releases), "release")
+        lines.append(f"catalogue  number {catalogue.sequence}: {catalogue.bytes:,} bytes from {releases}, signed")
     return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -16,7 +16,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -24,7 +23,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from governance.errors import NotServed, RequestInvalid, ServerUnavailable, ServingError
-from serving.columns import get_column, get_ids, set_column, set_ids, text_array, unbitmap
+from serving.answers import (
+    CatalogueDownload,
+    CatalogueInfo,
+    Embeddings,
+    FeatureTable,
+    Neighbors,
+    read_catalogue_info,
+    read_embeddings,
+    read_feature_table,
+    read_neighbors,
+)
+from serving.columns import set_column, set_ids, text_array
 from serving.limits import MAX_MESSAGE_BYTES
 from serving.problems import DETAILS_TRAILER, Details, Overloaded, decode_details
 from serving.v1 import (
@@ -58,104 +68,6 @@ _SERVICE_CONFIG: Final = json.dumps(
 _MAX_CATALOGUE_BYTES: Final = 1 << 30
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FeatureTable:
-    """Features of n entities, in the order they were asked for.
-
-    Attributes:
-        rows: n.
-        values: `view:feature` → array `(n,)`. Where null or not found: NaN, NaT, 0, False or the empty text.
-        nulls: `view:feature` → bool `(n,)`, True where there is no value.
-        found: view → bool `(n,)`, False where the entity was not released, or longer ago than the view's ttl.
-        event_times: view → datetime64[us] in UTC `(n,)`, NaT where not found.
-        release_indexes: view → `(n,)`, positions in `releases`; -1 where not found.
-        releases: ids of all releases behind the answer.
-        noise_stddev: `view:feature` → standard deviation of its noise, where it is the same in every row.
-        publication: sequence number of the publication that answered.
-    """
-
-    rows: int
-    values: Mapping[str, NDArray[Any]]
-    nulls: Mapping[str, NDArray[np.bool_]]
-    found: Mapping[str, NDArray[np.bool_]]
-    event_times: Mapping[str, NDArray[np.datetime64]]
-    release_indexes: Mapping[str, NDArray[np.int32]]
-    releases: tuple[str, ...]
-    noise_stddev: Mapping[str, float]
-    publication: int
-
-    def __getitem__(self, reference: str) -> NDArray[Any]:
-        """One feature's values, by `view:feature`."""
-        return self.values[reference]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Embeddings:
-    """Vectors by id.
-
-    Attributes:
-        vectors: float32 `(n, d)`; zeros where not found.
-        found: bool `(n,)`.
-        release: the release they come from.
-        publication: sequence number of the publication that answered.
-    """
-
-    vectors: NDArray[np.float32]
-    found: NDArray[np.bool_]
-    release: str
-    publication: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Neighbors:
-    """The nearest items to q queries, nearest first.
-
-    Attributes:
-        ids: `(q, k)`, int64 or texts; 0 or the empty text beyond `counts`.
-        scores: float32 `(q, k)`, larger is nearer; NaN beyond `counts`.
-        counts: `(q,)`, how many neighbors each query has.
-        found: bool `(q,)`; False where a query's id has no vector.
-        release: the release of the vectors.
-        publication: sequence number of the publication that answered.
-    """
-
-    ids: NDArray[Any]
-    scores: NDArray[np.float32]
-    counts: NDArray[np.int64]
-    found: NDArray[np.bool_]
-    release: str
-    publication: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogueInfo:
-    """What the server says about its catalogue.
-
-    Attributes:
-        sequence: grows with every new content.
-        size_bytes: its size.
-        sha256: 64 hex digits.
-        signature: Ed25519, 64 bytes; check it with `featurestore.catalogue.verify` and a public key you know.
-        public_key: the installation's, 32 bytes; trust it only if you pinned it before.
-        releases: ids of the releases in it.
-    """
-
-    sequence: int
-    size_bytes: int
-    sha256: str
-    signature: bytes
-    public_key: bytes
-    releases: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogueDownload:
-    """A downloaded catalogue, whole and as its hash says; the signature is not checked yet."""
-
-    info: CatalogueInfo
-    data: bytes
 
 
 class Client:
@@ -222,7 +134,7 @@ class Client:
         for name, keys in entities.items():
             array, kind = _key_column(name, keys)
             set_column(request.keys.add(name=name), kind, array)
-        return self._call(self._features.GetFeatures, request, _feature_table)
+        return self._call(self._features.GetFeatures, request, read_feature_table)
 
     def get_embeddings(self, space: str, ids: ArrayLike) -> Embeddings:
         """Reads vectors of `(n,)` ids.
@@ -234,7 +146,7 @@ class Client:
         """
         request = embeddings_pb2.GetEmbeddingsRequest(space=space)
         set_ids(request.ids, _ids("ids", ids))
-        return self._call(self._embeddings.GetEmbeddings, request, _embeddings)
+        return self._call(self._embeddings.GetEmbeddings, request, read_embeddings)
 
     def search(
         self,
@@ -278,7 +190,7 @@ class Client:
             request.minimum_score = min_score
         if np.size(excluded := np.asarray(exclude)):
             set_ids(request.exclude, _ids("exclude", excluded))
-        return self._call(self._embeddings.Search, request, lambda response: _neighbors(response, k))
+        return self._call(self._embeddings.Search, request, lambda response: read_neighbors(response, k))
 
     def catalogue_info(self) -> CatalogueInfo:
         """Describes the newest device catalogue.
@@ -288,7 +200,9 @@ class Client:
             ServerUnavailable: no answer before the deadline.
         """
         request = snapshots_pb2.GetCatalogueInfoRequest()
-        return self._call(self._snapshots.GetCatalogueInfo, request, lambda response: _catalogue_info(response.info))
+        return self._call(
+            self._snapshots.GetCatalogueInfo, request, lambda response: read_catalogue_info(response.info)
+        )
 
     def catalogue(self, *, timeout_seconds: float = 60.0) -> CatalogueDownload:
         """Downloads the newest device catalogue and checks its size and hash.
@@ -300,7 +214,7 @@ class Client:
         """
         with self._errors():
             parts: Any = self._snapshots.GetCatalogue(snapshots_pb2.GetCatalogueRequest(), timeout=timeout_seconds)
-            info = _catalogue_info(next(parts).info)
+            info = read_catalogue_info(next(parts).info)
             if info.size_bytes > _MAX_CATALOGUE_BYTES:
                 parts.cancel()
                 raise ServingError(f"{self._target}: the catalogue has {info.size_bytes:,} bytes, allowed: {1 << 30:,}")
@@ -392,78 +306,3 @@ def _int64(where: str, array: NDArray[Any]) -> NDArray[np.int64]:
     if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise RequestInvalid(f"{where}: found values beyond 64-bit signed integers")
     return array.astype(np.int64)
-
-
-def _feature_table(response: features_pb2.GetFeaturesResponse) -> FeatureTable:
-    rows = response.rows
-    values, nulls, noise = {}, {}, {}
-    for column in response.columns:
-        kind, array = get_column(column)
-        if len(array) != rows:
-            raise ValueError("a column of another length")
-        null = ~unbitmap(column.validity, rows)
-        if kind in ("float64", "float32", "date", "timestamp") and null.any():
-            array = array.copy()
-            array[null] = np.nan if array.dtype.kind == "f" else np.datetime64("NaT")
-        values[column.reference], nulls[column.reference] = array, null
-        if column.HasField("noise_stddev"):
-            noise[column.reference] = column.noise_stddev
-    found, event_times, release_indexes = {}, {}, {}
-    for view in response.views:
-        found[view.view] = unbitmap(view.found, rows)
-        instants = np.asarray(view.event_times, dtype=np.int64).astype("M8[us]")
-        indexes = np.asarray(view.release_indexes, dtype=np.int32)
-        if len(instants) != rows or len(indexes) != rows or (rows and indexes.max() >= len(response.releases)):
-            raise ValueError("rows of another length")
-        event_times[view.view] = np.where(found[view.view], instants, np.datetime64("NaT"))
-        release_indexes[view.view] = indexes
-    return FeatureTable(
-        rows=rows,
-        values=values,
-        nulls=nulls,
-        found=found,
-        event_times=event_times,
-        release_indexes=release_indexes,
-        releases=tuple(response.releases),
-        noise_stddev=noise,
-        publication=response.publication,
-    )
-
-
-def _embeddings(response: embeddings_pb2.GetEmbeddingsResponse) -> Embeddings:
-    vectors = np.frombuffer(response.vectors, "<f4").reshape(-1, response.dimension)
-    return Embeddings(
-        vectors=vectors,
-        found=unbitmap(response.found, len(vectors)),
-        release=response.release,
-        publication=response.publication,
-    )
-
-
-def _neighbors(response: embeddings_pb2.SearchResponse, k: int) -> Neighbors:
-    counts = np.asarray(response.counts, dtype=np.int64)
-    flat_ids = get_ids(response.ids)[1]
-    scores = np.full((len(counts), k), np.nan, dtype=np.float32)
-    ids = np.full(scores.shape, "" if flat_ids.dtype == object else 0, dtype=flat_ids.dtype)
-    here = np.arange(k) < counts[:, None]
-    ids[here] = flat_ids
-    scores[here] = np.asarray(response.scores, dtype=np.float32)
-    return Neighbors(
-        ids=ids,
-        scores=scores,
-        counts=counts,
-        found=unbitmap(response.found, len(counts)),
-        release=response.release,
-        publication=response.publication,
-    )
-
-
-def _catalogue_info(info: snapshots_pb2.CatalogueInfo) -> CatalogueInfo:
-    return CatalogueInfo(
-        sequence=info.sequence,
-        size_bytes=info.bytes,
-        sha256=info.sha256.hex(),
-        signature=info.signature,
-        public_key=info.public_key,
-        releases=tuple(info.releases),
-    )
