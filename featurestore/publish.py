@@ -15,7 +15,7 @@ In this order, so that a crash anywhere leaves what was in force in force, and r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from featurestore.committed import check_publishable, committed_releases
@@ -28,6 +28,7 @@ from featurestore.feast_repository import (
     quiet_feast,
     repo_config,
 )
+from featurestore.freshness import earliest, microseconds, project_clock
 from featurestore.online.writer import open_writer
 from featurestore.publication import PublishedService, PublishedView
 from featurestore.released import feast_table, is_written, offline_path, released_rows, write_offline
@@ -43,7 +44,11 @@ _NEXT_REGISTRY: Final = "registry.next.db"
 
 
 def publish_views(
-    settings: Settings, ledger: Ledger, progress: Callable[[str], None]
+    settings: Settings,
+    ledger: Ledger,
+    progress: Callable[[str], None],
+    *,
+    clock: Callable[[], datetime] | None = None,
 ) -> tuple[tuple[PublishedView, ...], tuple[PublishedService, ...]]:
     """Publishes every committed release with features. One process at a time: the caller holds the publish lock.
 
@@ -51,6 +56,7 @@ def publish_views(
         settings: the project.
         ledger: says which releases are committed.
         progress: is told, in a few words, what is being done.
+        clock: gives the current aware UTC time, by which rows grow too old; None: `project_clock`.
 
     Returns:
         Views and services, for the publication record.
@@ -65,7 +71,8 @@ def publish_views(
     for plan in plans:
         for manifest in plan.manifests:
             check_publishable(settings, manifest)
-    writer = open_writer(settings)
+    now = clock or project_clock(settings)
+    writer = open_writer(settings, now)
     try:
         for plan in plans:
             _write_offline(settings, plan)
@@ -75,6 +82,12 @@ def publish_views(
             newest = plan.newest
             progress(f"{plan.view.name}: materialising {newest.rows} rows of {newest.release_id}")
             assert newest.window_end is not None, "a view has windows only"
+            ttl = plan.view.ttl_seconds
+            if ttl and microseconds(newest.window_end) < earliest(ttl, now()):
+                progress(
+                    f"{plan.view.name}: the newest release is older than its ttl ({timedelta(seconds=ttl)}), so no row "
+                    "of it will be found; run a newer window, or state the data's last day in [calendar]"
+                )
             table = feast_table(settings, plan.view, newest)
             writer.write(plan.view, released_rows(plan.view, table, newest.window_end))
         _finish(settings, store, plans, services)

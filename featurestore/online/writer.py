@@ -6,12 +6,14 @@ two features. Here columns are packed as columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
 from typing import Protocol
 
 import numpy as np
 
 from featurestore.feast_repository import ONLINE_FILE
-from featurestore.freshness import earliest, microseconds, project_clock
+from featurestore.freshness import earliest, microseconds
 from featurestore.online.database import PackedDatabase
 from featurestore.online.keys import encode_columns
 from featurestore.online.rows import COLUMN_KINDS, RowField, RowSchema, pack
@@ -38,14 +40,18 @@ class OnlineWriter(Protocol):
         ...
 
 
-def open_writer(settings: Settings) -> OnlineWriter:
+def open_writer(settings: Settings, clock: Callable[[], datetime]) -> OnlineWriter:
     """Opens the project's online store for writing.
+
+    Args:
+        settings: the project.
+        clock: gives the current aware UTC time, by which rows grow too old.
 
     Raises:
         StoreUnreachable: it does not answer; nothing was written.
     """
     if settings.online_store.type is OnlineStoreType.SQLITE:
-        return PackedWriter(settings)
+        return PackedWriter(settings, clock)
     from featurestore.online.feast_redis import FeastRedis
 
     return FeastRedis(settings)
@@ -54,10 +60,10 @@ def open_writer(settings: Settings) -> OnlineWriter:
 class PackedWriter:
     """Writes packed rows to SQLite: a release in one transaction; rows past the view's ttl go."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
         self._database = PackedDatabase(settings.feature_repo_dir / ONLINE_FILE)
         self._project = settings.name
-        self._clock = project_clock(settings)
+        self._clock = clock
 
     def write(self, view: PublishedView, rows: ReleasedRows) -> None:
         """See `OnlineWriter.write`."""
