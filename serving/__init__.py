@@ -11,6 +11,7 @@ Reading guide
     spaces      vector spaces from releases, built at publish
     publish     one publication: spaces, views, catalogue, then the record that puts them in force
     state       what one publication serves: opened, verified, immutable
+    provenance  which release a served row comes from
     features, embeddings, snapshots    the methods of the three services, as functions of a state and a request
     calls       from those functions to gRPC methods, statuses and error details
     server      the process around them: health, reflection, reload, drain

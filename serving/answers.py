@@ -35,7 +35,7 @@ class FeatureTable:
         nulls: `view:feature` → bool `(n,)`, True where there is no value.
         found: view → bool `(n,)`, False where the entity was not released, or longer ago than the view's ttl.
         event_times: view → datetime64[us] in UTC `(n,)`, NaT where not found.
-        release_indexes: view → `(n,)`, positions in `releases`; -1 where not found.
+        release_indexes: view → `(n,)`, positions in `releases`; -1 where not found, and for rows that no release wrote.
         releases: ids of all releases behind the answer.
         noise_stddev: `view:feature` → standard deviation of its noise, where it is the same in every row.
         publication: sequence number of the publication that answered.

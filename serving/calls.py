@@ -121,12 +121,12 @@ def _stream(
 
 
 class _Expired(Exception):
-    """The caller's deadline passed while the call waited for a thread."""
+    """The caller's deadline passed, or the caller left, while the call waited for a thread."""
 
 
 def _check_deadline(context: grpc.ServicerContext) -> None:
     remaining: float | None = context.time_remaining()
-    if remaining is not None and remaining <= 0:
+    if not context.is_active() or (remaining is not None and remaining <= 0):
         raise _Expired
 
 

@@ -85,6 +85,9 @@ class Client:
             target,
             options=(
                 ("grpc.enable_retries", 1),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 1_000),
+                ("grpc.max_reconnect_backoff_ms", 1_000),
                 ("grpc.service_config", _SERVICE_CONFIG),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -12,6 +12,7 @@ from governance.errors import NotServed
 from serving.columns import KINDS, bitmap, get_column, packed, set_column
 from serving.limits import MAX_FEATURES, MAX_ROWS
 from serving.problems import FieldProblem, TooLarge, shown
+from serving.provenance import ReleaseNames
 from serving.state import Published
 from serving.v1 import features_pb2
 
@@ -43,7 +44,7 @@ def get_features(published: Published, request: features_pb2.GetFeaturesRequest)
         wanted = [field.name for owner, field in selected if owner.name == name]
         own = {key.name: keys[key.name] for key in view.keys}
         answers[name] = reader.read(view, wanted, own)
-        _describe_rows(response.views.add(), view, answers[name], releases)
+        _describe_rows(response.views.add(), view, answers[name], published.releases, releases)
     for view, field in selected:
         column = response.columns.add(reference=view.reference(field.name))
         answer = answers[view.name]
@@ -124,7 +125,11 @@ def _keys(request: features_pb2.GetFeaturesRequest, views: dict[str, PublishedVi
 
 
 def _describe_rows(
-    message: features_pb2.ViewRows, view: PublishedView, answer: OnlineColumns, releases: dict[str, int]
+    message: features_pb2.ViewRows,
+    view: PublishedView,
+    answer: OnlineColumns,
+    names: ReleaseNames,
+    releases: dict[str, int],
 ) -> None:
     """Says for every row whether it was found, its event time, and its release (a position in `releases`)."""
     message.view = view.name
@@ -133,7 +138,7 @@ def _describe_rows(
     instants = np.zeros(len(answer.found), dtype="<i8")
     instants[answer.found] = answer.event_times[answer.found].astype("M8[us]").astype(np.int64)
     for instant in np.unique(answer.event_times[answer.found]):
-        release = view.release_at(instant.astype("M8[us]").item())
+        release = names.name(view, instant.astype("M8[us]").item())
         if release is not None:
             indexes[answer.event_times == instant] = releases.setdefault(release, len(releases))
     message.MergeFromString(packed(_EVENT_TIMES, instants) + packed(_RELEASE_INDEXES, indexes))

@@ -28,6 +28,7 @@ SPACE_KINDS: Final = ("content_embedding",)
 """Kinds of signals whose releases are item vectors."""
 
 _SPACES = "spaces"
+_UNFINISHED = ".space-"
 
 
 def vector_releases(settings: Settings, ledger: Ledger) -> tuple[Manifest, ...]:
@@ -59,12 +60,13 @@ def build_spaces(settings: Settings, ledger: Ledger, progress: Callable[[str], N
 
 
 def remove_unused_spaces(settings: Settings, used: frozenset[str]) -> None:
-    """Removes the directories of spaces that are not in `used` (`PublishedSpace.directory`).
+    """Removes the directories of spaces that are not in `used` (`PublishedSpace.directory`), and unfinished ones.
 
     A server that still maps one keeps its pages until it lets go.
     """
-    for directory in (settings.serving_dir / _SPACES).glob("*/*"):
-        if directory.relative_to(settings.serving_dir).as_posix() not in used:
+    root = settings.serving_dir
+    for directory in (*(root / _SPACES).glob("*/*"), *root.glob(f"{_UNFINISHED}*")):
+        if directory.relative_to(root).as_posix() not in used:
             remove_tree(directory)
 
 
@@ -96,7 +98,7 @@ def _write(settings: Settings, manifest: Manifest, target: Path) -> SpaceMeta:
     from serving.index import write_space
 
     key, ids, vectors, tags = _read(settings, manifest)
-    staged = settings.serving_dir / f".space-{uuid4().hex}"
+    staged = settings.serving_dir / f"{_UNFINISHED}{uuid4().hex}"
     staged.mkdir(parents=True)
     try:
         meta = write_space(

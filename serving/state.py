@@ -16,6 +16,7 @@ from governance.canonical import sha256_hex
 from governance.errors import NotPublished, PublicationCorrupt
 from governance.settings import Settings
 from serving.index import VectorSpace
+from serving.provenance import ReleaseNames
 
 __all__ = ["PUBLIC_KEY_FILE", "CatalogueFile", "Published", "open_published"]
 
@@ -49,6 +50,7 @@ class Published:
         spaces: by name, opened.
         catalogue: None where there is none.
         reader: the online store's; None where there are no views.
+        releases: names the release behind a row.
     """
 
     sequence: int
@@ -57,6 +59,7 @@ class Published:
     spaces: Mapping[str, VectorSpace]
     catalogue: CatalogueFile | None
     reader: OnlineReader | None
+    releases: ReleaseNames
 
 
 def open_published(
@@ -88,6 +91,7 @@ def open_published(
         spaces=MappingProxyType(spaces),
         catalogue=_catalogue(settings, publication.catalogue, previous),
         reader=reader,
+        releases=previous.releases if previous else ReleaseNames(settings.releases_dir),
     )
 
 

@@ -256,8 +256,8 @@ class ViewRows(_message.Message):
 
     @_builtins.property
     def release_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """n positions in `GetFeaturesResponse.releases`: which release each row comes from; -1 where not found, and where the
-        row's event time is that of no release of this publication.
+        """n positions in `GetFeaturesResponse.releases`: which release each row comes from; -1 where not found, and for rows
+        that no release wrote.
         """
 
     def __init__(

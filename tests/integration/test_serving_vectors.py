@@ -27,6 +27,7 @@ from serving.client import Client
 from serving.index import VectorSpace, write_space
 from serving.limits import MAX_EXCLUDED, MAX_MESSAGE_BYTES, MAX_QUERIES, MAX_ROWS
 from serving.problems import DETAILS_TRAILER, Overloaded, decode_details
+from serving.provenance import ReleaseNames
 from serving.server import RunningServer, start_server
 from serving.spaces import build_spaces
 from serving.state import PUBLIC_KEY_FILE, Published
@@ -146,7 +147,8 @@ def test_text_ids_are_served_too(tmp_path: Path) -> None:
         metric="dot",
     )
     spaces = {"animals": VectorSpace(tmp_path)}
-    state = Published(sequence=1, views={}, services={}, spaces=spaces, catalogue=None, reader=None)
+    names = ReleaseNames(tmp_path / "releases")
+    state = Published(sequence=1, views={}, services={}, spaces=spaces, catalogue=None, reader=None, releases=names)
     raw = grpc.server(ThreadPoolExecutor(2))
     add_services(raw, lambda: state, concurrent_downloads=1)
     port = raw.add_insecure_port("127.0.0.1:0")

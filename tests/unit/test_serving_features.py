@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from serving.columns import get_column, set_column, text_array, unbitmap
 from serving.features import get_features
 from serving.limits import MAX_FEATURES, MAX_ROWS
 from serving.problems import FieldProblem, TooLarge
+from serving.provenance import ReleaseNames
 from serving.state import Published
 from serving.v1 import features_pb2
 
@@ -72,7 +74,7 @@ def view(name: str, keys: dict[str, str], features: dict[str, str]) -> Published
 
 
 @pytest.fixture
-def published() -> Published:
+def published(tmp_path: Path) -> Published:
     items = view("item_v1", {"item_id": "int64"}, {"users": "int64", "mean": "float64", "day": "date", "top": "string"})
     genres = view("genre_v1", {"genre": "string", "item_id": "int64"}, {"hot": "bool"})
     day = np.datetime64("2025-11-05")
@@ -94,6 +96,7 @@ def published() -> Published:
         spaces={},
         catalogue=None,
         reader=reader,
+        releases=ReleaseNames(tmp_path / "releases"),
     )
 
 
