@@ -15,6 +15,7 @@ Reading guide
     features, embeddings, snapshots    the methods of the three services, as functions of a state and a request
     calls       from those functions to gRPC methods, statuses and error details
     server      the process around them: health, reflection, reload, drain
+    logs        what the serving process writes to stderr
     cli         `hedgerow publish` and `hedgerow serve`
 
 Nothing is imported here, so that a client installs and imports neither Feast nor FAISS.

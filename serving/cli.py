@@ -41,15 +41,14 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one; hedgerow.toml's if absent.")] = None,
 ) -> None:
     """Serve what is published over gRPC until SIGTERM or Ctrl-C; running calls are let end."""
-    import logging
     import signal
     import threading
 
+    from serving.logs import log_to_stderr
     from serving.server import start_server
 
     settings = load_settings(project)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("hedgerow").setLevel(logging.INFO)
+    log_to_stderr()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
