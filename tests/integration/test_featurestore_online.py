@@ -1,0 +1,351 @@
+"""What is published is read back: one conformance suite, run on every online store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from featurestore.online import OnlineReader, open_reader
+from featurestore.publication import PublishedView
+from featurestore.publish import publish_views
+from governance.errors import NotPublished, RequestInvalid, StoreUnreachable
+from governance.ledger import Ledger
+from governance.settings import Settings
+from tests.support.redis import free_port, redis_server
+from tests.support.releases import make_project, make_release
+
+FIRST, SECOND = datetime(2025, 11, 3, tzinfo=UTC), datetime(2025, 11, 10, tzinfo=UTC)
+WEEK = timedelta(days=7)
+NOW = SECOND + WEEK + timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def redis_address() -> Iterator[str]:
+    with redis_server() as address:
+        yield address
+
+
+def redis_project(root: Path, address: str) -> Settings:
+    options = f'\n[online_store]\ntype = "redis"\nconnection_string = "{address}"\n'
+    return make_project(root, name=f"shop_{uuid4().hex[:8]}", extra=options)
+
+
+def publish(settings: Settings, *, now: datetime = NOW) -> dict[str, PublishedView]:
+    with Ledger(settings.ledger_path) as ledger:
+        views, _ = publish_views(settings, ledger, lambda _: None, clock=lambda: now)
+    return {view.name: view for view in views}
+
+
+def release(settings: Settings, signal: str, keys: dict[str, str], **columns: Any) -> None:
+    """A release of `signal` whose features are the columns that are not keys: (type, values) each."""
+    start = columns.pop("start", SECOND)
+    ttl = columns.pop("ttl", timedelta(days=28))
+    with Ledger(settings.ledger_path) as ledger:
+        make_release(
+            settings,
+            ledger,
+            signal=signal,
+            keys=keys,
+            features={name: kind for name, (kind, _) in columns.items() if name not in keys},
+            rows={name: values for name, (_, values) in columns.items()},
+            window_start=start,
+            window_length=WEEK,
+            ttl=ttl,
+            rho="0.001",
+        )
+
+
+class ReaderConformance:
+    """Every online store answers alike. Subclasses give a `settings` fixture."""
+
+    @pytest.fixture
+    def reader(self, settings: Settings) -> Iterator[OnlineReader]:
+        """Opens at first use, because there is nothing to open before something is published."""
+        opened: list[OnlineReader] = []
+
+        class Late:
+            def read(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
+                if not opened:
+                    opened.append(open_reader(settings, clock=lambda: NOW))
+                return opened[0].read(view, features, keys)
+
+            def close(self) -> None:
+                for reader in opened:
+                    reader.close()
+
+        late = Late()
+        yield late
+        late.close()
+
+    def test_every_type_with_nulls_and_missing_rows(self, settings: Settings, reader: OnlineReader) -> None:
+        release(
+            settings,
+            "mixed",
+            {"item_id": "int64"},
+            item_id=("int64", [1, -2, 1 << 62]),
+            count=("int64", [1 << 60, None, -5]),
+            mean=("float64", [None, 0.1, float("inf")]),
+            label=("string", ["ä", None, ""]),
+            day=("date", [date(2025, 1, 2), None, date(1969, 12, 31)]),
+        )
+        view = publish(settings)["mixed_v1"]
+
+        answer = reader.read(view, ["mean", "count", "label", "day"], {"item_id": [1 << 62, 7, 1, -2, 1]})
+
+        assert answer.found.tolist() == [True, False, True, True, True]
+        event_time = np.datetime64("2025-11-17", "us")
+        assert answer.event_times.dtype == np.dtype("M8[us]")
+        assert answer.event_times[answer.found].tolist() == [event_time.item()] * 4
+        assert np.isnat(answer.event_times[1])
+        assert view.release_at(answer.event_times[0].item()) == "mixed/v1/2025-11-10"
+        assert answer.values["count"].dtype == np.int64
+        assert answer.values["count"].tolist() == [-5, 0, 1 << 60, 0, 1 << 60]
+        assert answer.nulls["count"].tolist() == [False, True, False, True, False]
+        assert answer.values["mean"].dtype == np.float64
+        np.testing.assert_array_equal(answer.values["mean"], [np.inf, np.nan, np.nan, 0.1, np.nan])
+        assert answer.nulls["mean"].tolist() == [False, True, True, False, True]
+        assert answer.values["label"].tolist() == ["", "", "ä", "", "ä"]
+        assert answer.nulls["label"].tolist() == [False, True, False, True, False]
+        assert answer.values["day"].dtype == np.dtype("M8[D]")
+        assert answer.values["day"][[0, 2]].tolist() == [date(1969, 12, 31), date(2025, 1, 2)]
+        assert answer.nulls["day"].tolist() == [False, True, False, True, False]
+        assert np.isnat(answer.values["day"][[1, 3]]).all()
+
+    def test_several_keys_of_several_types(self, settings: Settings, reader: OnlineReader) -> None:
+        release(
+            settings,
+            "affinity",
+            {"user_id": "int64", "genre": "string", "day": "date"},
+            user_id=("int64", [1, 1, 2]),
+            genre=("string", ["rock", "jazz", "rock"]),
+            day=("date", [date(2025, 11, 3), date(2025, 11, 4), date(2025, 11, 3)]),
+            score=("float64", [0.1, 0.2, 0.3]),
+        )
+        view = publish(settings)["affinity_v1"]
+        answer = reader.read(
+            view,
+            ["score"],
+            {
+                "day": np.array(["2025-11-03", "2025-11-04", "2025-11-03", "2025-11-03"], "M8[D]"),
+                "genre": np.array(["rock", "jazz", "rock", "jazz"]),
+                "user_id": np.array([2, 1, 1, 1]),
+            },
+        )
+        assert answer.found.tolist() == [True, True, True, False]
+        assert answer.values["score"][:3].tolist() == [0.3, 0.2, 0.1]
+
+    def test_the_newest_release_answers_and_keys_it_lacks_keep_the_older_row(
+        self, settings: Settings, reader: OnlineReader
+    ) -> None:
+        keys = {"item": "string"}
+        release(settings, "pop", keys, start=FIRST, item=("string", ["a", "b"]), users=("int64", [1, 2]))
+        publish(settings)
+        release(settings, "pop", keys, start=SECOND, item=("string", ["b", "c"]), users=("int64", [20, 30]))
+        view = publish(settings)["pop_v1"]
+        answer = reader.read(view, ["users"], {"item": ["a", "b", "c"]})
+        assert answer.values["users"].tolist() == [1, 20, 30]
+        releases = [view.release_at(time) for time in answer.event_times.tolist()]
+        assert releases == ["pop/v1/2025-11-03", "pop/v1/2025-11-10", "pop/v1/2025-11-10"]
+
+    def test_only_the_newest_release_is_materialised(self, settings: Settings, reader: OnlineReader) -> None:
+        keys = {"item": "string"}
+        release(settings, "pop", keys, start=FIRST, item=("string", ["a"]), users=("int64", [1]))
+        release(settings, "pop", keys, start=SECOND, item=("string", ["b"]), users=("int64", [20]))
+        view = publish(settings)["pop_v1"]
+        assert len(view.releases) == 2
+        assert reader.read(view, ["users"], {"item": ["a", "b"]}).found.tolist() == [False, True]
+
+    def test_rows_older_than_the_ttl_are_not_found(self, settings: Settings, reader: OnlineReader) -> None:
+        keys, week = {"item": "string"}, WEEK
+        release(settings, "pop", keys, start=FIRST, ttl=week, item=("string", ["a", "b"]), users=("int64", [1, 2]))
+        release(settings, "still", keys, start=FIRST, ttl=timedelta(0), item=("string", ["a"]), users=("int64", [4]))
+        publish(settings, now=FIRST + WEEK)
+        release(settings, "pop", keys, start=SECOND, ttl=week, item=("string", ["b"]), users=("int64", [20]))
+        views = publish(settings)
+        answer = reader.read(views["pop_v1"], ["users"], {"item": ["a", "b"]})
+        assert answer.found.tolist() == [False, True]
+        assert answer.nulls["users"].tolist() == [True, False]
+        assert answer.values["users"].tolist() == [0, 20]
+        assert np.isnat(answer.event_times[0])
+        assert reader.read(views["still_v1"], ["users"], {"item": ["a"]}).values["users"].tolist() == [4]
+
+    def test_the_ttl_counts_at_the_time_of_reading(self, settings: Settings) -> None:
+        release(settings, "pop", {"item": "string"}, ttl=WEEK, item=("string", ["a"]), users=("int64", [1]))
+        view = publish(settings)["pop_v1"]
+        moments = [SECOND + 2 * WEEK, SECOND + 2 * WEEK + timedelta(microseconds=1)]
+        reader = open_reader(settings, clock=lambda: moments[0])
+        assert reader.read(view, ["users"], {"item": ["a"]}).found.all()
+        moments.pop(0)
+        assert not reader.read(view, ["users"], {"item": ["a"]}).found.any()
+        reader.close()
+
+    def test_a_release_without_rows(self, settings: Settings, reader: OnlineReader) -> None:
+        release(settings, "rare", {"item": "string"}, item=("string", []), users=("int64", []))
+        view = publish(settings)["rare_v1"]
+        answer = reader.read(view, ["users"], {"item": ["a", "b"]})
+        assert not answer.found.any()
+        assert answer.nulls["users"].all()
+
+    def test_no_keys_and_no_features(self, settings: Settings, reader: OnlineReader) -> None:
+        release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
+        view = publish(settings)["pop_v1"]
+        assert len(reader.read(view, ["users"], {"item": []}).found) == 0
+        assert reader.read(view, ["users"], {"item": np.array([], "U1")}).values["users"].dtype == np.int64
+        answer = reader.read(view, [], {"item": ["b", "a"]})
+        assert answer.values == {}
+        assert answer.found.tolist() == [False, True]
+
+    def test_a_second_version_is_another_view(self, settings: Settings, reader: OnlineReader) -> None:
+        with Ledger(settings.ledger_path) as ledger:
+            for version in (1, 2):
+                make_release(
+                    settings,
+                    ledger,
+                    signal="pop",
+                    version=version,
+                    keys={"item": "string"},
+                    features={"users": "int64" if version == 1 else "float64"},
+                    rows={"item": ["a"], "users": [version]},
+                    window_start=SECOND,
+                )
+        views = publish(settings)
+        for version in (1, 2):
+            answer = reader.read(views[f"pop_v{version}"], ["users"], {"item": ["a"]})
+            assert answer.values["users"].tolist() == [version]
+
+    def test_publishing_again_changes_nothing(self, settings: Settings, reader: OnlineReader) -> None:
+        release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
+        first = publish(settings)
+        assert publish(settings) == first
+        assert reader.read(first["pop_v1"], ["users"], {"item": ["a"]}).values["users"].tolist() == [1]
+
+    def test_many_threads_and_many_keys(self, settings: Settings, reader: OnlineReader) -> None:
+        count = 2_500
+        release(
+            settings,
+            "pop",
+            {"item_id": "int64"},
+            item_id=("int64", range(count)),
+            users=("int64", [3 * i for i in range(count)]),
+        )
+        view = publish(settings)["pop_v1"]
+
+        def check(seed: int) -> bool:
+            ids = np.random.default_rng(seed).integers(0, count, 1_200)
+            answer = reader.read(view, ["users"], {"item_id": ids})
+            return bool(answer.found.all() and (answer.values["users"] == 3 * ids).all())
+
+        check(0)
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(check, range(24)))
+
+    def test_requests_that_the_view_cannot_answer(self, settings: Settings, reader: OnlineReader) -> None:
+        release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
+        view = publish(settings)["pop_v1"]
+        with pytest.raises(RequestInvalid, match="no feature visits; it has: users"):
+            reader.read(view, ["visits"], {"item": ["a"]})
+        with pytest.raises(RequestInvalid, match="needed: item"):
+            reader.read(view, ["users"], {"user": ["a"]})
+        with pytest.raises(RequestInvalid, match="not string"):
+            reader.read(view, ["users"], {"item": [1]})
+
+
+class TestPackedSqlite(ReaderConformance):
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        return make_project(tmp_path)
+
+    def test_nothing_published(self, settings: Settings) -> None:
+        with pytest.raises(NotPublished, match="hedgerow publish"):
+            open_reader(settings)
+
+    def test_another_file_is_no_store(self, settings: Settings) -> None:
+        release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
+        view = publish(settings)["pop_v1"]
+        for name in ("online.db-wal", "online.db-shm"):
+            (settings.feature_repo_dir / name).unlink(missing_ok=True)
+        (settings.feature_repo_dir / "online.db").write_bytes(b"not a database, but long enough to look at" * 100)
+        reader = open_reader(settings, clock=lambda: NOW)
+        with pytest.raises(StoreUnreachable, match="remove it and run"):
+            reader.read(view, ["users"], {"item": ["a"]})
+        reader.close()
+
+    def test_a_closed_reader_says_so(self, settings: Settings) -> None:
+        release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
+        view = publish(settings)["pop_v1"]
+        reader = open_reader(settings, clock=lambda: NOW)
+        reader.close()
+        with pytest.raises(StoreUnreachable):
+            reader.read(view, ["users"], {"item": ["a"]})
+
+    def test_rows_past_the_ttl_are_removed(self, settings: Settings) -> None:
+        keys = {"item": "string"}
+        release(settings, "pop", keys, start=FIRST, ttl=WEEK, item=("string", ["a"]), users=("int64", [1]))
+        view = publish(settings, now=FIRST + WEEK)["pop_v1"]
+        release(settings, "pop", keys, start=SECOND, ttl=WEEK, item=("string", ["b"]), users=("int64", [1]))
+        publish(settings)
+        early = open_reader(settings, clock=lambda: FIRST + WEEK)
+        assert early.read(view, ["users"], {"item": ["a", "b"]}).found.tolist() == [False, True]
+        early.close()
+
+
+class TestRedis(ReaderConformance):
+    @pytest.fixture
+    def settings(self, tmp_path: Path, redis_address: str) -> Settings:
+        return redis_project(tmp_path, redis_address)
+
+    def test_the_configuration_is_for_the_owner_only(self, settings: Settings) -> None:
+        release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
+        publish(settings)
+        assert (settings.feature_repo_dir / "feature_store.yaml").stat().st_mode & 0o077 == 0
+
+    def test_projects_share_a_redis_without_meeting(
+        self, settings: Settings, tmp_path: Path, redis_address: str
+    ) -> None:
+        other = redis_project(tmp_path / "other", redis_address)
+        for project, users in ((settings, 1), (other, 2)):
+            release(project, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [users]))
+            publish(project)
+        for project, users in ((settings, 1), (other, 2)):
+            reader = open_reader(project, clock=lambda: NOW)
+            (view,) = publish(project).values()
+            assert reader.read(view, ["users"], {"item": ["a"]}).values["users"].tolist() == [users]
+            reader.close()
+
+
+class TestUnreachableRedis:
+    def test_publishing_writes_nothing(self, tmp_path: Path) -> None:
+        address = f"127.0.0.1:{free_port()}"
+        settings = redis_project(tmp_path, f"{address},password=secret")
+        release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
+        with pytest.raises(StoreUnreachable, match=rf"redis at {address} does not answer") as caught:
+            publish(settings)
+        assert "secret" not in str(caught.value)
+        assert not settings.feature_repo_dir.exists()
+
+    def test_opening(self, tmp_path: Path) -> None:
+        with pytest.raises(StoreUnreachable, match="does not answer"):
+            open_reader(redis_project(tmp_path, f"127.0.0.1:{free_port()}"))
+
+    def test_a_redis_that_goes_away_and_comes_back(self, tmp_path: Path) -> None:
+        port = free_port()
+        settings = redis_project(tmp_path, f"127.0.0.1:{port}")
+        release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
+        with redis_server(port):
+            view = publish(settings)["pop_v1"]
+            reader = open_reader(settings, clock=lambda: NOW)
+            assert reader.read(view, ["users"], {"item": ["a"]}).found.all()
+        with pytest.raises(StoreUnreachable):
+            reader.read(view, ["users"], {"item": ["a"]})
+        with redis_server(port):
+            assert not reader.read(view, ["users"], {"item": ["a"]}).found.any()
+            publish(settings)
+            assert reader.read(view, ["users"], {"item": ["a"]}).found.all()
+        reader.close()
