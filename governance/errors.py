@@ -304,4 +304,4 @@ class EventInvalid(DeviceError):
 
 
 class SnapshotRefused(DeviceError):
-    """A rightly signed catalogue that the device must not take: older than the last one, or a second one of its number."""
+    """A rightly signed catalogue that a device must not take: older than its last one, or another of its number."""

@@ -93,11 +93,19 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spark:
-    """How pipelines start Spark. `master` may name a cluster; the code is the same."""
+    """How pipelines start Spark. `master` may name a cluster; the code is the same.
+
+    Attributes:
+        master: e.g. `local[2]`, `spark://host:7077`.
+        driver_memory: of the JVM.
+        shuffle_partitions: partitions of an exchange.
+        release_files: parquet files of a release; a public constant, so that the layout tells nothing about the data.
+    """
 
     master: str = "local[*]"
     driver_memory: str = "2g"
     shuffle_partitions: int = 8
+    release_files: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,6 +286,7 @@ def load_settings(project: Path) -> Settings:
             master=spark.take("master", str, "local[*]"),
             driver_memory=spark.take("driver_memory", str, "2g"),
             shuffle_partitions=spark.take("shuffle_partitions", int, 8),
+            release_files=spark.take("release_files", int, 1),
         ),
         online_store=OnlineStore(
             type=OnlineStoreType(kind), connection_string=online.take("connection_string", str, "localhost:6379")

@@ -237,7 +237,8 @@ class _Runner:
             salts = Salts(rows=key.salt("rows"), partitions=key.salt("partitions"))
             bounded = bound(events, signal, plan.recipe, inputs, salts)
             sums = sum_partitions(bounded, signal, plan.recipe, inputs, spark)
-            return source, add_noise(sums, signal, plan.recipe, plan.calibration, source)
+            files = self.settings.spark.release_files
+            return source, add_noise(sums, signal, plan.recipe, plan.calibration, source, files=files)
 
     def _ledger_reference(self, task: _Task) -> LedgerReference:
         entries = {entry.kind: entry.sequence for entry in self.ledger.entries() if entry.run_id == task.run_id}

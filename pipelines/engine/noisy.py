@@ -112,12 +112,14 @@ def _output(column: _Column, noisy: list[NDArray[np.int64]]) -> NDArray[Any]:
 
 
 def add_noise(
-    sums: DataFrame, signal: Signal, recipe: Recipe, calibration: Calibration, source: NoiseSource
+    sums: DataFrame, signal: Signal, recipe: Recipe, calibration: Calibration, source: NoiseSource, *, files: int = 1
 ) -> DataFrame:
-    """The released table: the entity's keys and the signal's outputs.
+    """The released table: the entity's keys and the signal's outputs, in `files` partitions sorted by key.
 
-    Counts are int64, sums and means float64. Rows below the selection threshold are dropped, sorted by key within a
-    file.
+    Counts are int64, sums and means float64. Rows below the selection threshold are dropped.
+
+    Which row lands in which file, and where, is a function of the released rows alone: they are exchanged once more
+    after selection. Otherwise Spark would split files by the exact sizes before it, unselected keys included.
     """
     from pyspark.sql import functions as F
 
@@ -159,4 +161,4 @@ def add_noise(
         ]
     )
     released = sums.withColumn("__digest", digest).mapInArrow(stage, schema)
-    return released.sortWithinPartitions(*signal.entity.keys)
+    return released.repartition(files, *signal.entity.keys).sortWithinPartitions(*signal.entity.keys)

@@ -212,7 +212,7 @@ CASES = {
             append_text("hedgerow.toml", '\n[online_store]\ntype = "redis"\nconnection_string = "127.0.0.1:1"\n')
         ),
         command=("publish",),
-        says=("127.0.0.1:1", "Redis"),
+        says=("redis at 127.0.0.1:1 does not answer", "connection_string"),
     ),
     "busy port": Case(given=with_release(nothing), command=("serve", "--port", "BUSY"), says=("is in use", "--port")),
     "serving nothing": Case(given=nothing, command=("serve", "--port", "0"), says=("hedgerow publish",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,7 @@ def test_neighbors_differ_by_at_most_the_claimed_sensitivity(name: str, seed: in
 def test_noise_in_a_release_has_the_scale_that_the_plan_says(settings: Settings) -> None:
     """180 public partitions × 2 measurements, 40 keys: 7,200 draws each. |z| of the variance above 5.5 has
     probability below 4e-8; a scale of 1.1 would give a z of about 12."""
-    signal = SIGNALS["one event, joined genres, public users and genres"]
+    signal = replace(SIGNALS["one event, joined genres, public users and genres"], budget_per_release=ZCDP(0.05))
     plan = plan_signal(signal, settings)
     exact = {(r["user_id"], r["genre"]): r for r in released(signal, settings, ZeroNoise())}
     exact_sums = sums(signal, settings).persist()
@@ -329,3 +330,29 @@ def test_one_exchange_by_unit_and_one_by_key(settings: Settings) -> None:
     for name in ("one row, private keys, every aggregate", "several rows with values", "counts only, user-day"):
         text = sums(SIGNALS[name], settings)._jdf.queryExecution().executedPlan().toString()
         assert text.count("Exchange hashpartitioning") == 2, name
+
+
+def test_the_files_tell_nothing_of_keys_that_were_not_selected(settings: Settings, tmp_path: Path) -> None:
+    """Ten thousand keys of one user each, none of which may show: the release's files stay the same, byte for byte."""
+    signal = SIGNALS["counts only, user-day"]
+    plan = plan_signal(signal, settings)
+    written = []
+    for extra in (0, 10_000):
+        events = make_events()
+        for i in range(extra):
+            for name, value in (
+                ("user_id", 10_000 + i),
+                ("item_id", 1000 + i),
+                ("value", 1.0),
+                ("event_id", 9_000 + i),
+            ):
+                events[name].append(value)
+            events["ts"].append(int(SPAN.start.timestamp()) + i % 600_000)
+        root = tmp_path / str(extra)
+        write_tables(root, events)
+        elsewhere = engine_settings(root)
+        frame = add_noise(sums(signal, elsewhere), signal, plan.recipe, plan.calibration, KeyedNoise(KEY))
+        frame.write.parquet(str(root / "out"))
+        written.append([path.read_bytes() for path in sorted((root / "out").glob("*.parquet"))])
+    assert len(written[0]) == 1
+    assert written[0] == written[1]

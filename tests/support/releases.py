@@ -123,7 +123,7 @@ def make_release(
             variant="zCDP",
             unit=unit,
             relation="add_remove_one",
-            protects="Adding or removing all events of one user_id changes what is released only within the stated loss.",
+            protects="With or without all events of one user_id, what is released is about as likely.",
             bounds={"kind": "keep_random", "max_partitions": 8, "max_rows_per_partition": 1},
             measurements=tuple(
                 Measurement(
