@@ -141,6 +141,8 @@ def _copy_registry(settings: Settings) -> None:
     from google.protobuf.message import DecodeError
 
     settings.feature_repo_dir.mkdir(parents=True, exist_ok=True)
+    for left in settings.feature_repo_dir.glob(".*.tmp"):  # of a killed run
+        left.unlink()
     following = settings.feature_repo_dir / _NEXT_REGISTRY
     following.unlink(missing_ok=True)
     try:
