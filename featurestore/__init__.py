@@ -1,9 +1,15 @@
 """Releases as features: Feast is the system of record, hedgerow plugs its own online store into it.
 
 Reading guide
-    publication   what is in force: the record that publishing writes last and serving reads first
-    online        the newest rows by key, in columns
-    catalogue     the signed snapshot that every device downloads
+    publication       what is in force: the record that publishing writes last and serving reads first
+    committed         which releases may be published
+    views             manifests → feature views and services
+    publish           writes Feast's registry, offline and online rows
+    feast_repository  the generated Feast repository
+    released          a release's rows in Feast's types
+    freshness         what time it is for a project, and which rows are too old
+    online            the newest rows by key, in columns
+    catalogue         the signed snapshot that every device downloads
 
 Importing any of these is cheap: Feast and pyarrow are imported where they are first used.
 """

@@ -108,11 +108,15 @@ class PackedDatabase:
             )
 
     def read(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The packed rows of n keys, None where there is none. A table that nothing made has no rows."""
+        """The packed rows of n keys, None where there is none, as they were at one moment.
+
+        A table that nothing made has no rows.
+        """
         found: dict[bytes, bytes] = {}
         wanted = list(dict.fromkeys(keys))
         with self._errors():
             connection = self._connection()
+            connection.execute("BEGIN")
             try:
                 for start in range(0, len(wanted), _LOOKUPS_PER_QUERY):
                     part = wanted[start : start + _LOOKUPS_PER_QUERY]
@@ -126,6 +130,8 @@ class PackedDatabase:
             except sqlite3.OperationalError as error:
                 if "no such table" not in str(error):
                     raise
+            finally:
+                connection.execute("COMMIT")
         return [found.get(key) for key in keys]
 
     def delete(self, table: str, keys: Sequence[bytes]) -> None:

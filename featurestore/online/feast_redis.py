@@ -6,6 +6,8 @@ limited by that layout.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,13 +17,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.feast_repository import feature_view, quiet_feast, repo_config
+from featurestore.feast_repository import feature_view, online_store_options, quiet_feast, repo_config
 from featurestore.online.answers import Answer, wanted_fields
 from featurestore.online.keys import feast_keys
 from featurestore.online.reader import OnlineColumns
 from featurestore.publication import FeatureField, PublishedView
 from featurestore.released import ReleasedRows
-from governance.errors import StoreUnreachable
+from governance.errors import ConfigError, StoreUnreachable
 from governance.settings import Settings
 
 __all__ = ["FeastRedis", "RedisReader"]
@@ -48,32 +50,34 @@ class FeastRedis:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._address = ",".join(part for part in settings.online_store.connection_string.split(",") if "=" not in part)
-        with quiet_feast(), self._errors():
-            self._config = repo_config(settings)
-            # Publishing writes the newest release under a lock, and must be able to replace a row of the same window.
-            self._overwriting = repo_config(settings, online_store={"skip_dedup": True})
+        self._settings = settings
+        self._address, options = _parsed(settings)
+        with self._errors():
+            # Asked before Feast is imported, which takes far longer than to learn that nobody is there.
+            self._client = _impatient_client(self._address, options)
             self._client.ping()
 
     @cached_property
-    def _client(self) -> Any:
-        return self._store._get_client(self._config.online_store)  # noqa: SLF001
+    def _config(self) -> Any:
+        return repo_config(self._settings)
+
+    @cached_property
+    def _overwriting(self) -> Any:
+        """Publishing writes the newest release under a lock, and must be able to replace a row of the same window."""
+        return repo_config(self._settings, online_store={"skip_dedup": True})
 
     @cached_property
     def _store(self) -> Any:
-        from feast.infra.online_stores.redis import RedisOnlineStore
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
+        with quiet_feast():
+            from feast.infra.online_stores.redis import RedisOnlineStore
+
+        client = self._client
 
         class ImpatientRedis(RedisOnlineStore):
-            """Tries once more at once (a pooled connection may be stale), then says so."""
+            """Feast's store over a client that was made here."""
 
-            def _get_client(self, online_store_config: Any) -> Any:
-                if self._client is None:
-                    nodes, options = self._parse_connection_string(online_store_config.connection_string)
-                    self._client = Redis(**nodes[0], **options, retry=Retry(NoBackoff(), 1))
-                return self._client
+            def _get_client(self, online_store_config: Any) -> Any:  # noqa: ARG002
+                return client
 
         return ImpatientRedis()
 
@@ -83,9 +87,9 @@ class FeastRedis:
         Raises:
             StoreUnreachable: Redis stopped answering; rows written so far stay, and writing again completes them.
         """
+        table = feature_view(view)
         from feast.protos.feast.types.Value_pb2 import Value
 
-        table = feature_view(view)
         names = [feature.name for feature in view.features]
         for start in range(0, len(rows), _BATCH):
             part = slice(start, start + _BATCH)
@@ -144,6 +148,44 @@ class FeastRedis:
                 f"redis at {self._address} does not answer ({type(error).__name__}); start it, or correct "
                 "[online_store] connection_string in hedgerow.toml; the publication in force is unchanged"
             ) from None
+
+
+def _parsed(settings: Settings) -> tuple[str, dict[str, Any]]:
+    """`host:port` and the options of Feast's connection string `host:port,name=value,...`, with short timeouts.
+
+    Raises:
+        ConfigError: it has another form. The string is not told: it may hold a password.
+    """
+    parts = str(online_store_options(settings)["connection_string"]).split(",")
+    addresses = [part for part in parts if "=" not in part]
+    if len(addresses) != 1 or not re.fullmatch(r"[^:]+:\d+", addresses[0]):
+        raise ConfigError(
+            "hedgerow.toml: [online_store] connection_string must be host:port, then options, e.g. "
+            '"localhost:6379,db=0,ssl=true,password=..."'
+        )
+    options = {}
+    for name, _, text in (part.partition("=") for part in parts if "=" in part):
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return addresses[0], options
+
+
+def _impatient_client(address: str, options: Mapping[str, Any]) -> Any:
+    """A client that tries once more at once, since a pooled connection may be stale, and then says so."""
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    host, _, port = address.partition(":")
+    try:
+        return Redis(host=host, port=int(port), **options, retry=Retry(NoBackoff(), 1))
+    except TypeError:
+        raise ConfigError(
+            "hedgerow.toml: [online_store] connection_string has an option that Redis clients do not know; "
+            f"found: {', '.join(options)}"
+        ) from None
 
 
 class RedisReader:

@@ -10,14 +10,16 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from featurestore.online import OnlineReader, open_reader
 from featurestore.publication import PublishedView
 from featurestore.publish import publish_views
-from governance.errors import NotPublished, RequestInvalid, StoreUnreachable
+from governance.errors import ConfigError, NotPublished, ReleaseCorrupt, RequestInvalid, StoreUnreachable
 from governance.ledger import Ledger
 from governance.settings import Settings
+from tests.support import releases
 from tests.support.redis import free_port, redis_server
 from tests.support.releases import make_project, make_release
 
@@ -117,6 +119,31 @@ class ReaderConformance:
         assert answer.values["day"][[0, 2]].tolist() == [date(1969, 12, 31), date(2025, 1, 2)]
         assert answer.nulls["day"].tolist() == [False, True, False, True, False]
         assert np.isnat(answer.values["day"][[1, 3]]).all()
+
+    def test_keys_and_features_that_feast_has_no_type_for(
+        self, settings: Settings, reader: OnlineReader, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(releases._ARROW, "bool", pa.bool_())
+        release(
+            settings,
+            "bands",
+            {"price": "float64", "sale": "bool"},
+            price=("float64", [0.1, 0.1, -0.0]),
+            sale=("bool", [True, False, True]),
+            popular=("bool", [True, None, False]),
+        )
+        view = publish(settings)["bands_v1"]
+        keys = {"price": [0.1, 0.1, 0.0, 0.2], "sale": np.array([True, False, True, True])}
+        answer = reader.read(view, ["popular"], keys)
+        assert answer.found.tolist() == [True, True, True, False]
+        assert answer.values["popular"].dtype == np.bool_
+        assert answer.values["popular"].tolist() == [True, False, False, False]
+        assert answer.nulls["popular"].tolist() == [False, True, False, True]
+
+    def test_a_release_with_a_null_key_is_refused(self, settings: Settings) -> None:
+        release(settings, "pop", {"item": "string"}, item=("string", ["a", None]), users=("int64", [1, 2]))
+        with pytest.raises(ReleaseCorrupt, match="key 'item' has nulls"):
+            publish(settings)
 
     def test_several_keys_of_several_types(self, settings: Settings, reader: OnlineReader) -> None:
         release(
@@ -333,6 +360,12 @@ class TestUnreachableRedis:
     def test_opening(self, tmp_path: Path) -> None:
         with pytest.raises(StoreUnreachable, match="does not answer"):
             open_reader(redis_project(tmp_path, f"127.0.0.1:{free_port()}"))
+
+    @pytest.mark.parametrize("address", ["localhost", "", "a:1,b:2,password=secret", "a:port", "a:1,pasword=secret"])
+    def test_a_connection_string_of_another_form(self, tmp_path: Path, address: str) -> None:
+        with pytest.raises(ConfigError, match="connection_string") as caught:
+            open_reader(redis_project(tmp_path, address))
+        assert "secret" not in str(caught.value)
 
     def test_a_redis_that_goes_away_and_comes_back(self, tmp_path: Path) -> None:
         port = free_port()
