@@ -9,6 +9,8 @@ Reading guide
     workspace      the project's folder: the template, and what the mapping decides in it
     project/       the template: hedgerow.toml and one signal a file; read this first
     recommender    a recommendation model that knows nothing but the serving client
+    story          the acts after the releases: recommend over gRPC, rank on a device
+    show, teller   what a person reads on the terminal
     cli            `hedgerow demo`
 """
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,18 @@ from ondevice.events import Event
 from ondevice.sync import sync
 from serving.client import Client, Embeddings, FeatureTable, Neighbors
 
-__all__ = ["CountingClient", "DeviceList", "Person", "Served", "Suggestions", "Trend", "on_device", "suggest", "trends"]
+__all__ = [
+    "CountingClient",
+    "DeviceList",
+    "Person",
+    "Served",
+    "Suggestions",
+    "Trend",
+    "audience",
+    "on_device",
+    "suggest",
+    "trends",
+]
 
 PEOPLE = 3
 ACCOUNTS_CONSIDERED = 500
@@ -196,7 +206,7 @@ def suggest(client: Client, dataset: Dataset, public: Audience) -> Suggestions:
             tastes=_tastes(recommender, row),
             personalised=_titled(recommender.personalised(recommender.accounts[row]), titles),
         )
-        for place, row in enumerate(_strongest(recommender.taste))
+        for place, row in enumerate(_strongest(recommender.taste - recommender.taste.mean(axis=0)))
     )
     return Suggestions(
         people=people,
@@ -209,9 +219,9 @@ def _titled(items: Sequence[int], titles: Mapping[int, str]) -> tuple[str, ...]:
     return tuple(titles.get(item, f"item {item}") for item in items)
 
 
-def _strongest(taste: np.ndarray) -> list[int]:
-    """Rows of the strongest tastes, for different genres as far as there are that many."""
-    best, favourite = taste.max(axis=1), taste.argmax(axis=1)
+def _strongest(lift: np.ndarray) -> list[int]:
+    """Rows whose taste differs most from everyone's, for different genres as far as there are that many."""
+    best, favourite = lift.max(axis=1), lift.argmax(axis=1)
     ranked = np.argsort(-best, kind="stable").tolist()
     first = {int(favourite[row]): row for row in reversed(ranked)}
     different = sorted(first.values(), key=ranked.index)
@@ -261,8 +271,3 @@ def on_device(settings: Settings, address: str, person: Person, place: int, publ
             events=device.count(),
             titles=tuple(entry.title or f"item {entry.item}" for entry in ranked),
         )
-
-
-def device_folders(settings: Settings) -> Path:
-    """Where the devices of the demo keep what only they know."""
-    return settings.root / "devices"
