@@ -30,28 +30,26 @@ MUCH = 5.0  # an epsilon that a person should be told is large
 
 def plan_table(plans: Sequence[SignalPlan], embeddings: Sequence[ContentEmbedding], windows: int) -> RenderableType:
     """What each signal protects, how noisy it will be and what it costs."""
-    table = Table(box=SIMPLE, pad_edge=False, collapse_padding=True)
-    table.add_column("signal", no_wrap=True)
-    table.add_column("hides one", no_wrap=True)
-    table.add_column("noise (stddev)", no_wrap=True)
-    table.add_column("keys", no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("signal", "hides a", "noise (stddev)", "keys"):
+        table.add_column(heading, no_wrap=True)
     table.add_column("epsilon,\n1 window", justify="right", no_wrap=True)
-    table.add_column(f"rho,\n{windows} window{'s' if windows > 1 else ''}", justify="right", no_wrap=True)
+    table.add_column(f"rho, {windows}\nwindows", justify="right", no_wrap=True)
     for plan in plans:
         threshold = plan.calibration.threshold
         table.add_row(
             plan.signal.name,
             "event" if plan.signal.privacy_unit.kind is UnitKind.EVENT else "person",
             "\n".join(_noise(plan)),
-            "public" if threshold is None else f"private, ≥ {threshold:,}",
+            "public" if threshold is None else f"private ≥{threshold:,}",
             f"{plan.calibration.epsilon:.2f}",
             f"{float(plan.loss.rho) * windows:g}",
         )
     for embedding in embeddings:
-        table.add_row(embedding.name, "(no events)", "none", "public", "0", "0")
+        table.add_row(embedding.name, "nobody", "none", "public", "0", "0")
     note = (
-        "Public keys are always shown; a private key only where so many people are, noise included, that it gives nobody "
-        "away. A mean's noise is given for 100 people. Nothing was read yet."
+        "A public key is always shown, a private one only from so many people on, noise included. "
+        "A mean's noise is given for 100 people. Nothing was read yet."
     )
     return Group(table, Text(note, style="dim"))
 
@@ -68,17 +66,17 @@ def _noise(plan: SignalPlan) -> list[str]:
 
 def release_table(results: Sequence[RunResult]) -> RenderableType:
     """One line for each signal: windows, rows in each."""
-    table = Table(box=SIMPLE, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("released", "windows", "rows in each"):
         table.add_column(heading, overflow="fold")
     for name in dict.fromkeys(result.manifest.signal.name for result in results):
         mine = [result for result in results if result.manifest.signal.name == name]
         starts = [result.manifest.window.start[:10] for result in mine if result.manifest.window.start]
-        there = sum(result.outcome is Outcome.PRESENT for result in mine)
-        span = f"{len(mine)}, from {starts[0]}" if starts else "the catalogue"
-        note = f"  ({there} there already, not paid again)" if there else ""
-        table.add_row(name, span + note, ", ".join(f"{result.manifest.rows:,}" for result in mine))
-    return table
+        span = f"{len(mine)} since {starts[0]}" if starts else "no window"
+        table.add_row(name, span, ", ".join(f"{result.manifest.rows:,}" for result in mine))
+    there = sum(result.outcome is Outcome.PRESENT for result in results)
+    note = f"{there} of these {len(results)} releases were there already and cost nothing again."
+    return Group(table, Text(note)) if there else table
 
 
 def trend_lines(trends: Sequence[Trend], dataset: Dataset) -> RenderableType:

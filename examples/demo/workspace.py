@@ -231,7 +231,7 @@ port = 7433
 
 
 def _caps(project: Path, dataset: Dataset, windows: int) -> tuple[Account, ...]:
-    """Accounts that pay for `windows` windows of every signal, and half of another."""
+    """Accounts whose rho pays for `windows` windows of every signal and half of another; of delta there is more."""
     from pipelines.calibration import calibrate
     from pipelines.measurements import recipe_of
     from pipelines.project import load_project
@@ -249,7 +249,9 @@ def _caps(project: Path, dataset: Dataset, windows: int) -> tuple[Account, ...]:
         Account(
             dataset=name,
             unit=unit,
-            cap=PrivacyLoss(_rounded_up(factor * loss.rho, 3), max(_LEAST_DELTA, _rounded_up(factor * loss.delta, 1))),
+            cap=PrivacyLoss(
+                _rounded_up(factor * loss.rho, 3), max(_LEAST_DELTA, _rounded_up(2 * factor * loss.delta, 1))
+            ),
         )
         for (name, unit), loss in window.items()
     )
