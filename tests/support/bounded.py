@@ -45,6 +45,16 @@ def on_grid(measure: Measure, value: float) -> int:
     return min(max(math.floor(clamped / measure.grid_step + 0.5), lowest), highest) - measure.centre
 
 
+def codes_of(row: Row, valued: list[Measure]) -> list[int]:
+    """Steps above the lowest one, once for each column and interval."""
+    codes = {}
+    for measure in valued:
+        assert measure.interval is not None
+        uncentred = on_grid(measure, float(row[measure.column or ""])) + measure.centre
+        codes[measure.column, measure.interval] = uncentred - measure.interval.grid[0]
+    return list(codes.values())
+
+
 def seconds(value: Any) -> int:
     """An event time in whole Unix seconds."""
     return math.floor(value.replace(tzinfo=UTC).timestamp()) if isinstance(value, datetime) else int(value)
@@ -67,7 +77,7 @@ def bounded_sums(
             unit = (*unit, moment // length * length)
         key = tuple(row[column] for column in signal.entity.keys)
         values = tuple(on_grid(measure, float(row[measure.column])) for measure in valued)
-        rank = chained_hash(row_salt, *unit, *key, moment, *values)
+        rank = chained_hash(row_salt, *unit, *key, moment, *codes_of(row, valued)) >> 31
         units[unit][key].append((rank, *values))
     sums: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys((m.name for m in measures), 0))
     for unit, partitions in units.items():
