@@ -23,16 +23,31 @@ def canonical_bytes(value: object) -> bytes:
 
     Raises:
         ValueError: a NaN or infinite number.
-        TypeError: a value that is not JSON (sets, bytes, dates ...).
+        TypeError: a value that is not JSON (sets, bytes, dates ...), or an object key that is not a string.
     """
+    _check_keys(value)
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode()
 
 
+def _check_keys(value: object) -> None:
+    """Python's `json` would turn the keys 1, None and True into text, so that two objects could share one form."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"an object key must be a string; found {type(key).__name__}")
+            _check_keys(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_keys(item)
+
+
 def decimal_text(value: Decimal) -> str:
-    """An exact decimal as its one canonical text: plain notation, no exponent, no trailing zeros."""
-    text = format(value.normalize(), "f")
-    return "0" if text in ("-0", "") else text
+    """An exact decimal as its one canonical text: plain notation, every digit, no exponent, no trailing zeros."""
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text
 
 
 def sha256_hex(data: bytes) -> str:

@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Clamped, Context, Decimal, Inexact, InvalidOperation, Overflow, Subnormal
 
 from governance.canonical import decimal_text
 
 __all__ = ["PrivacyLoss", "delta_of_rho", "epsilon_of_rho", "rho_of_epsilon"]
 
 _BISECTIONS = 200
+
+# Python's default context rounds to 28 digits, and 1e-6 + 1e-40 would be 1e-6: a spend forgotten. Here sums are exact,
+# or an error; the digits suffice for any two numbers between the smallest and the largest float.
+_EXACT = Context(prec=1000, traps=[Inexact, InvalidOperation, Overflow, Subnormal, Clamped])
 
 
 def _log_delta(rho: float, epsilon: float, alpha: float) -> float:
@@ -47,7 +51,7 @@ def delta_of_rho(rho: float, epsilon: float) -> float:
             low = middle
         else:
             high = middle
-    return min(1.0, math.exp(min(_log_delta(rho, epsilon, low), _log_delta(rho, epsilon, high))))
+    return math.exp(min(0.0, _log_delta(rho, epsilon, low), _log_delta(rho, epsilon, high)))
 
 
 def epsilon_of_rho(rho: float, delta: float) -> float:
@@ -107,7 +111,10 @@ class PrivacyLoss:
     delta: Decimal
 
     def __add__(self, other: PrivacyLoss) -> PrivacyLoss:
-        return PrivacyLoss(self.rho + other.rho, self.delta + other.delta)
+        return PrivacyLoss(_EXACT.add(self.rho, other.rho), _EXACT.add(self.delta, other.delta))
+
+    def __sub__(self, other: PrivacyLoss) -> PrivacyLoss:
+        return PrivacyLoss(_EXACT.subtract(self.rho, other.rho), _EXACT.subtract(self.delta, other.delta))
 
     @classmethod
     def of(cls, rho: float | str | Decimal, delta: float | str | Decimal) -> PrivacyLoss:
