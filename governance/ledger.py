@@ -109,9 +109,7 @@ class Balance:
     @property
     def remaining(self) -> PrivacyLoss:
         """Cap less spent and held; never negative while the ledger's rule holds."""
-        return PrivacyLoss(
-            self.cap.rho - self.spent.rho - self.held.rho, self.cap.delta - self.spent.delta - self.held.delta
-        )
+        return self.cap - self.spent - self.held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,12 +142,21 @@ class Ledger:
     def __init__(self, path: Path, *, clock: Callable[[], datetime] = _utc_now) -> None:
         self._clock = clock
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LedgerError(
+                f"{path}: the ledger's folder cannot be made ({error.strerror}); correct [project] state"
+            ) from None
         with self._database_errors():
             self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.executescript(_TABLES)
+            try:
+                self._database.execute("PRAGMA journal_mode=WAL")
+                self._database.execute("PRAGMA synchronous=FULL")
+                self._database.executescript(_TABLES)
+            except BaseException:
+                self._database.close()
+                raise
 
     def close(self) -> None:
         """Closes the database."""
@@ -240,18 +247,24 @@ class Ledger:
             BudgetExceeded: the account cannot carry it; a REFUSED entry records the request.
             LedgerError: the run id is known with another body.
         """
-        if loss.rho < 0 or loss.delta < 0:
-            raise LedgerError(f"{subject}: a reservation must not be negative; found {loss.to_json()}")
+        if not all(amount.is_finite() and amount >= 0 for amount in (loss.rho, loss.delta)):
+            raise LedgerError(
+                f"{subject}: found rho={loss.rho}, delta={loss.delta}, allowed: finite and not negative; "
+                "correct what computed the loss"
+            )
         self.open_account(account)
         with self._transaction():
             entries = self.entries()
             detail: dict[str, Any] = {"loss": loss.to_json()}
-            for entry in entries:
-                if entry.run_id == run_id:
-                    same = (entry.account, entry.subject, dict(entry.detail)) == (account.name, subject, detail)
-                    if entry.kind is EntryKind.RESERVE and same:
-                        return entry.sequence
+            mine = [entry for entry in entries if entry.run_id == run_id]
+            if mine:
+                first = mine[0]
+                same = (first.account, first.subject, dict(first.detail)) == (account.name, subject, detail)
+                if first.kind is not EntryKind.RESERVE or not same:
                     raise LedgerError(f"run {run_id}: recorded before with another content; use a new run id")
+                if mine[-1].kind is EntryKind.RELEASE:
+                    raise LedgerError(f"run {run_id}: its reservation was given back; use a new run id")
+                return first.sequence
             remaining = _balance(account.name, entries).remaining
             shortage = _shortage(loss, remaining)
             if shortage is None:
@@ -279,13 +292,19 @@ class Ledger:
         return self._advance(run_id, EntryKind.RELEASE, {"reason": reason})
 
     def commit_public(self, run_id: str, subject: str, manifest_sha256: str) -> int:
-        """Records a release made from public inputs alone: it touches no account."""
+        """Records a release made from public inputs alone: it touches no account. Idempotent for the same manifest.
+
+        Raises:
+            LedgerError: the run id is known with another body.
+        """
+        detail = {"loss": PrivacyLoss.zero().to_json(), "manifest_sha256": manifest_sha256}
         with self._transaction():
             entries = self.entries()
             for entry in entries:
-                if entry.kind is EntryKind.COMMIT and entry.detail.get("manifest_sha256") == manifest_sha256:
-                    return entry.sequence
-            detail = {"loss": PrivacyLoss.zero().to_json(), "manifest_sha256": manifest_sha256}
+                if entry.run_id == run_id:
+                    if (entry.kind, entry.account, dict(entry.detail)) == (EntryKind.COMMIT, None, detail):
+                        return entry.sequence
+                    raise LedgerError(f"run {run_id}: recorded before with another content; use a new run id")
             return self._append(entries, EntryKind.COMMIT, None, run_id, subject, detail)
 
     def refuse(self, account: str | None, subject: str, reason: str) -> int:
@@ -352,15 +371,16 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
+        """All of the block or nothing of it; a full disk rolls back by itself."""
         with self._database_errors():
             self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        with self._database_errors():
-            self._database.execute("COMMIT")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def _database_errors(self) -> Iterator[None]:
