@@ -34,10 +34,11 @@ port = 7433
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
@@ -49,6 +50,8 @@ from governance.privacy import PrivacyLoss
 __all__ = ["Account", "Calendar", "OnlineStore", "OnlineStoreType", "Serving", "Settings", "Spark", "load_settings"]
 
 PROJECT_FILE = "hedgerow.toml"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # Feast's rule for the names of projects
+_EXPONENTS, _DIGITS = 100, 100  # exact sums stay short
 
 
 class OnlineStoreType(StrEnum):
@@ -200,18 +203,34 @@ class _Table:
     def __init__(self, path: Path, where: str, values: Any) -> None:
         if not isinstance(values, Mapping):
             raise ConfigError(f"{path}: [{where}] must be a table, found {type(values).__name__}")
-        self.path, self.where, self.values = path, where, dict(values)
+        self.path, self.values = path, dict(values)
+        self.where = f"[{where}]" if where else "the file"
 
     def take(self, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
         if key not in self.values:
             if default is ...:
-                raise ConfigError(f"{self.path}: [{self.where}] lacks {key!r}; add it")
+                raise ConfigError(f"{self.path}: {self.where} lacks {key!r}; add it")
             return default
         value = self.values.pop(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
+        # In Python a truth value is a whole number, and a time of day is a date; in a settings file neither is meant.
+        if not isinstance(value, kind) or isinstance(value, bool | datetime):
             kinds = kind if isinstance(kind, tuple) else (kind,)
             allowed = " or ".join(k.__name__ for k in kinds)
-            raise ConfigError(f"{self.path}: [{self.where}] {key}: found {type(value).__name__}, allowed: {allowed}")
+            raise ConfigError(f"{self.path}: {self.where} {key}: found {type(value).__name__}, allowed: {allowed}")
+        return value
+
+    def text(self, key: str, default: Any = ...) -> str:
+        value: str = self.take(key, str, default)
+        if not value.strip():
+            raise ConfigError(f"{self.path}: {self.where} {key}: empty; write something or leave it out")
+        return value
+
+    def whole(self, key: str, default: Any = ..., *, least: int, most: int) -> int:
+        value: int = self.take(key, int, default)
+        if not least <= value <= most:
+            raise ConfigError(
+                f"{self.path}: {self.where} {key}: found {value}, allowed: a whole number from {least} to {most}"
+            )
         return value
 
     def decimal(self, key: str, default: Any = ..., *, least: Decimal = Decimal(0)) -> Decimal:
@@ -219,15 +238,20 @@ class _Table:
         try:
             value = Decimal(str(raw))
         except InvalidOperation:
-            raise ConfigError(f'{self.path}: [{self.where}] {key}: not a number; write e.g. {key} = "1.0"') from None
+            raise ConfigError(f'{self.path}: {self.where} {key}: not a number; write e.g. {key} = "1.0"') from None
         if not value.is_finite() or value < least:
-            raise ConfigError(f"{self.path}: [{self.where}] {key}: found {value}, allowed: at least {least}")
+            raise ConfigError(f"{self.path}: {self.where} {key}: found {value}, allowed: at least {least}")
+        if (value and abs(value.adjusted()) > _EXPONENTS) or len(value.as_tuple().digits) > _DIGITS:
+            raise ConfigError(
+                f"{self.path}: {self.where} {key}: found {value:.6g}, allowed: 0, or 1e-{_EXPONENTS} to "
+                f"1e{_EXPONENTS} with at most {_DIGITS} digits"
+            )
         return value
 
     def done(self) -> None:
         if self.values:
             unknown = ", ".join(sorted(self.values))
-            raise ConfigError(f"{self.path}: [{self.where}] has unknown keys: {unknown}; remove or correct them")
+            raise ConfigError(f"{self.path}: {self.where} has unknown keys: {unknown}; remove or correct them")
 
 
 def load_settings(project: Path) -> Settings:
@@ -236,13 +260,18 @@ def load_settings(project: Path) -> Settings:
     Raises:
         ConfigError: no such file, not TOML, an unknown key or a value of a wrong type.
     """
-    root = project.expanduser().resolve()
+    try:
+        root = project.expanduser().resolve()
+    except (OSError, RuntimeError):
+        raise ConfigError(f"{project}: no such folder; pass --project DIR") from None
     path = root / PROJECT_FILE
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{root}: no {PROJECT_FILE} here; run 'hedgerow init DIR' or pass --project DIR") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); pass --project DIR") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
     top = _Table(path, "", document)
@@ -258,8 +287,10 @@ def load_settings(project: Path) -> Settings:
     if kind not in list(OnlineStoreType):
         raise ConfigError(f"{path}: [online_store] type: found {kind!r}, allowed: {', '.join(OnlineStoreType)}")
     name = head.take("name", str)
-    if not name.isidentifier():
-        raise ConfigError(f"{path}: [project] name: found {name!r}, allowed: letters, digits and underscores")
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{path}: [project] name: found {name!r}, allowed: a Latin letter, then letters, digits, underscores"
+        )
     reporting_delta = float(head.decimal("reporting_delta", "1e-6"))
     if not 0 < reporting_delta < 1:
         raise ConfigError(f"{path}: [project] reporting_delta: found {reporting_delta}, allowed: between 0 and 1")
@@ -268,37 +299,40 @@ def load_settings(project: Path) -> Settings:
         root=root,
         name=name,
         description=head.take("description", str, ""),
-        signals_dir=root / head.take("signals", str, "signals"),
-        state_dir=root / head.take("state", str, "var"),
+        signals_dir=root / head.text("signals", "signals"),
+        state_dir=root / head.text("state", "var"),
         reporting_delta=reporting_delta,
         calendar=Calendar(
             first_day=calendar.take("first_day", date, None), last_day=calendar.take("last_day", date, None)
         ),
         accounts=tuple(
             Account(
-                dataset=account.take("dataset", str),
-                unit=account.take("unit", str),
+                dataset=account.text("dataset"),
+                unit=account.text("unit"),
                 cap=PrivacyLoss(account.decimal("rho"), account.decimal("delta")),
             )
             for account in accounts
         ),
         spark=Spark(
-            master=spark.take("master", str, "local[*]"),
-            driver_memory=spark.take("driver_memory", str, "2g"),
-            shuffle_partitions=spark.take("shuffle_partitions", int, 8),
+            master=spark.text("master", "local[*]"),
+            driver_memory=spark.text("driver_memory", "2g"),
+            shuffle_partitions=spark.whole("shuffle_partitions", 8, least=1, most=100_000),
             release_files=spark.take("release_files", int, 1),
         ),
         online_store=OnlineStore(
-            type=OnlineStoreType(kind), connection_string=online.take("connection_string", str, "localhost:6379")
+            type=OnlineStoreType(kind), connection_string=online.text("connection_string", "localhost:6379")
         ),
         serving=Serving(
-            host=serving.take("host", str, "127.0.0.1"),
-            port=serving.take("port", int, 7433),
-            threads=serving.take("threads", int, 8),
+            host=serving.text("host", "127.0.0.1"),
+            port=serving.whole("port", 7433, least=0, most=65_535),
+            threads=serving.whole("threads", 8, least=1, most=1_024),
         ),
     )
     for table in (head, calendar, spark, online, serving, *accounts):
         table.done()
+    first_day, last_day = settings.calendar.first_day, settings.calendar.last_day
+    if first_day is not None and last_day is not None and last_day < first_day:
+        raise ConfigError(f"{path}: [calendar] last_day: found {last_day}, allowed: {first_day} (first_day) or later")
     names = [account.name for account in settings.accounts]
     if len(set(names)) != len(names):
         raise ConfigError(f"{path}: two [[accounts]] for the same dataset and unit; keep one")
