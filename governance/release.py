@@ -11,11 +11,13 @@ used is the ledger's word: only a release whose run has a COMMIT entry is served
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from governance.canonical import canonical_bytes, sha256_file, sha256_hex
 from governance.errors import ReleaseCorrupt, ReleaseMissing
@@ -36,6 +38,9 @@ __all__ = [
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA = "hedgerow.release/1"
+_RELEASE_ID = re.compile(r"[a-z][a-z0-9_]*/v[1-9][0-9]*/[A-Za-z0-9][A-Za-z0-9_-]*")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_AMOUNT = re.compile(r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,44 +249,74 @@ class Manifest:
         """Parses a manifest.
 
         Raises:
-            ReleaseCorrupt: not JSON, a wrong schema, missing or unknown fields.
+            ReleaseCorrupt: not JSON, a wrong schema, missing or unknown fields, values of a wrong type, names that
+                leave the release's directory, or bytes that are not the canonical form.
         """
         try:
-            value = json.loads(data)
-            if value["schema"] != SCHEMA:
-                raise ValueError(f"schema {value['schema']!r}")
-            guarantee = _build(Guarantee, value["guarantee"], measurements=_all(Measurement))
-            return _build(
-                cls,
-                {**value, "guarantee": guarantee},
-                signal=lambda v: _build(SignalReference, v),
-                window=lambda v: _build(WindowReference, v),
-                columns=_all(Column),
-                ledger=lambda v: _build(LedgerReference, v),
-                inputs=_all(InputFingerprint),
-                files=_all(DataFile),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = type(error).__name__ if not isinstance(error, ValueError) else str(error)
+            value = json.loads(data, parse_constant=_no_constant)
+            if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+                raise ValueError("another schema")
+            manifest: Manifest = _read(cls, value, "manifest")
+            _check(manifest)
+            if manifest.to_bytes() != data:
+                raise ValueError("not in canonical form")
+            return manifest
+        except (ValueError, RecursionError) as error:
             raise ReleaseCorrupt(
-                f"{where}: not a {SCHEMA} manifest ({reason}); restore the release from a backup or run it again"
+                f"{where}: not a {SCHEMA} manifest ({error}); restore the release from a backup or run it again"
             ) from None
 
 
-def _all(cls: type) -> Any:
-    return lambda values: tuple(_build(cls, value) for value in values)
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """A JSON value as `kind`, which may be a record above, a tuple, a mapping, a union with None or a plain type.
+
+    Raises:
+        ValueError: another type, or unknown or missing fields.
+    """
+    arguments = get_args(kind)
+    if kind is Any:
+        return value
+    if isinstance(kind, UnionType):
+        return None if value is None else _read(arguments[0], value, where)
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        if isinstance(value, dict) and (wrong := sorted(value.keys() ^ hints.keys())):
+            raise ValueError(f"{where}: unknown or missing: {', '.join(wrong)}")
+        if isinstance(value, dict):
+            return kind(**{name: _read(hint, value[name], f"{where}.{name}") for name, hint in hints.items()})
+    elif get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_read(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    elif get_origin(kind) is Mapping and isinstance(value, dict):
+        return {name: _read(arguments[1], item, f"{where}.{name}") for name, item in value.items()}
+    elif type(value) is kind or (kind is float and type(value) is int):
+        return value
+    raise ValueError(f"{where}: found {type(value).__name__}, allowed: {getattr(kind, '__name__', kind)}")
 
 
-def _build(cls: Any, value: Mapping[str, Any], **nested: Any) -> Any:
-    """A frozen dataclass from its `asdict` JSON: lists become tuples, unknown and missing names are errors."""
-    known = {field.name for field in fields(cls)}
-    if unknown := set(value) - known:
-        raise ValueError(f"unknown fields {sorted(unknown)} in {cls.__name__}")
-    built = {
-        name: nested[name](item) if name in nested else (tuple(item) if isinstance(item, list) else item)
-        for name, item in value.items()
-    }
-    return cls(**built)
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _check(manifest: Manifest) -> None:
+    """What types do not say: names stay in the release's directory, times and losses parse.
+
+    Raises:
+        ValueError: they do not.
+    """
+    prefix = f"{manifest.signal.name}/v{manifest.signal.version}/"
+    if not _RELEASE_ID.fullmatch(manifest.release_id) or not manifest.release_id.startswith(prefix):
+        raise ValueError(f"manifest.release_id: found {manifest.release_id!r}, allowed: {prefix}<window>")
+    names = [file.name for file in manifest.files]
+    if len(set(names)) != len(names) or not all(_FILE_NAME.fullmatch(name) and name != MANIFEST_NAME for name in names):
+        raise ValueError("manifest.files: allowed: different plain names")
+    window, guarantee = manifest.window, manifest.guarantee
+    if window != WindowReference(start="", end=""):
+        start, end = datetime.fromisoformat(window.start), datetime.fromisoformat(window.end)
+        if start.utcoffset() != timedelta(0) or end.utcoffset() != timedelta(0) or start >= end:
+            raise ValueError("manifest.window: allowed: a start in UTC before an end in UTC")
+    for text in (guarantee.rho, guarantee.delta, guarantee.selection_delta, guarantee.sampler_delta):
+        if not _AMOUNT.fullmatch(text):
+            raise ValueError(f"manifest.guarantee: found {text!r}, allowed: a decimal that is not negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,8 +358,12 @@ class ReleaseStore:
         path = self.directory(release_id) / MANIFEST_NAME
         try:
             manifest = Manifest.from_bytes(path.read_bytes(), str(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ReleaseMissing(f"no release {release_id} below {self.root}; run it first") from None
+        except OSError as error:
+            raise ReleaseCorrupt(
+                f"{path}: cannot be read ({error.strerror}); restore the release from a backup"
+            ) from None
         if manifest.release_id != release_id:
             raise ReleaseCorrupt(f"{path}: says it is {manifest.release_id}; restore the release from a backup")
         return manifest
