@@ -11,12 +11,13 @@ A run whose process lives holds its release's lock and is left alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from governance.errors import RunInProgress
 from governance.files import exclusive_lock, remove_tree
 from governance.ledger import EntryKind, Ledger, Run
-from governance.release import ReleaseStore
+from governance.release import Manifest, ReleaseStore
 from governance.settings import Settings
 
 __all__ = ["recover", "release_lock_path"]
@@ -44,7 +45,7 @@ def recover(settings: Settings, ledger: Ledger) -> tuple[str, ...]:
             continue
         try:
             with exclusive_lock(release_lock_path(settings, run.subject), run.subject):
-                done.append(_settle(settings, ledger, run))
+                done.extend(_settle(settings, ledger, run))
         except RunInProgress:
             continue
     return tuple(done)
@@ -52,23 +53,32 @@ def recover(settings: Settings, ledger: Ledger) -> tuple[str, ...]:
 
 def _to_do(settings: Settings, run: Run) -> bool:
     """Whether a drawn run left something on disk; a loss that stays spent is settled once and for all."""
-    store = ReleaseStore(settings.releases_dir)
-    return store.exists(run.subject) or (settings.staging_dir / run.run_id).exists()
+    return (settings.staging_dir / run.run_id).exists() or _released(settings, run) is not None
 
 
-def _settle(settings: Settings, ledger: Ledger, run: Run) -> str:
+def _released(settings: Settings, run: Run) -> Manifest | None:
+    """The release that this very run published; None where there is none, or a later run made it."""
     store = ReleaseStore(settings.releases_dir)
+    if not store.exists(run.subject):
+        return None
+    manifest = store.load(run.subject)
+    return manifest if manifest.ledger.run_id == run.run_id else None
+
+
+def _settle(settings: Settings, ledger: Ledger, run: Run) -> Iterator[str]:
+    """Settles one run under its lock, by its state as it is now; yields what was done."""
     state = next((known.state for known in ledger.runs() if known.run_id == run.run_id), run.state)
     try:
         if state is EntryKind.RESERVE:
             ledger.release(run.run_id, "the run ended before any noise was drawn")
-            return f"{run.subject}: an unfinished run's reservation was given back"
-        if state is EntryKind.DRAW and store.exists(run.subject):
-            manifest = store.load(run.subject)
-            if manifest.ledger.run_id == run.run_id:
-                store.verify_files(manifest)
+            yield f"{run.subject}: an unfinished run's reservation was given back"
+        elif state is EntryKind.DRAW:
+            manifest = _released(settings, run)
+            if manifest is None:
+                yield f"{run.subject}: noise was drawn and never published; its loss stays spent"
+            else:
+                ReleaseStore(settings.releases_dir).verify_files(manifest)
                 ledger.commit(run.run_id, manifest.sha256)
-                return f"{run.subject}: published whole before a crash; now committed"
-        return f"{run.subject}: noise was drawn and never published; its loss stays spent"
+                yield f"{run.subject}: published whole before a crash; now committed"
     finally:
         remove_tree(settings.staging_dir / run.run_id)
