@@ -204,7 +204,8 @@ class BudgetExceeded(LedgerError):
         self.requested = requested
         self.remaining = remaining
         super().__init__(
-            f"{subject}: requested {quantity}={requested:.6g}, remaining {remaining:.6g} in account {account}; "
+            f"{subject}: requested {quantity}={requested.normalize():g}, remaining {remaining.normalize():g} "
+            f"in account {account}; "
             "lower budget_per_release, release fewer windows, or have the account's cap raised; no data was read"
         )
 

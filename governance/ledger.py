@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from governance.errors import BudgetExceeded, ConfigError, LedgerCorrupt, Ledger
 from governance.privacy import PrivacyLoss
 from governance.settings import Account
 
-__all__ = ["Balance", "Entry", "EntryKind", "Ledger", "Run"]
+__all__ = ["Balance", "Entry", "EntryKind", "Ledger", "Request", "Run"]
 
 _GENESIS = "0" * 64
 _TABLES = """
@@ -110,6 +110,23 @@ class Balance:
     def remaining(self) -> PrivacyLoss:
         """Cap less spent and held; never negative while the ledger's rule holds."""
         return self.cap - self.spent - self.held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A loss that somebody wants set aside.
+
+    Attributes:
+        run_id: unique to one run.
+        account: which account pays.
+        subject: the release's id.
+        loss: what the release will cost.
+    """
+
+    run_id: str
+    account: Account
+    subject: str
+    loss: PrivacyLoss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,51 +246,81 @@ class Ledger:
                         )
                     return
             detail = {"cap": account.cap.to_json()}
-            self._append(entries, EntryKind.OPEN, account.name, None, account.name, detail)
+            self._append(EntryKind.OPEN, account.name, None, account.name, detail)
 
     def reserve(self, run_id: str, account: Account, subject: str, loss: PrivacyLoss) -> int:
-        """Sets a loss aside, or refuses. Call before reading any data.
-
-        Args:
-            run_id: unique to one run; reserving it again with the same body returns the same entry.
-            account: which account pays; opened if it is not open yet.
-            subject: the release's id.
-            loss: what the release will cost.
+        """Sets one loss aside, or refuses: `reserve_all` of a single request.
 
         Returns:
             The RESERVE entry's sequence number.
+        """
+        return self.reserve_all((Request(run_id=run_id, account=account, subject=subject, loss=loss),))[0]
+
+    def reserve_all(self, requests: Sequence[Request]) -> tuple[int, ...]:
+        """Sets the losses of several releases aside, all of them or none. Call before reading any data.
+
+        Args:
+            requests: what is asked for; accounts are opened if they are not open yet. Asking again for a run id with
+                the same content returns the same entry.
+
+        Returns:
+            The RESERVE entries' sequence numbers, in the order of the requests.
 
         Raises:
-            BudgetExceeded: the account cannot carry it; a REFUSED entry records the request.
-            LedgerError: the run id is known with another body.
+            BudgetExceeded: some account cannot carry all of them; a REFUSED entry records the request.
+            LedgerError: a loss is negative, or a run id is known with another content.
         """
-        if not all(amount.is_finite() and amount >= 0 for amount in (loss.rho, loss.delta)):
-            raise LedgerError(
-                f"{subject}: found rho={loss.rho}, delta={loss.delta}, allowed: finite and not negative; "
-                "correct what computed the loss"
-            )
-        self.open_account(account)
+        for request in requests:
+            if request.loss.rho < 0 or request.loss.delta < 0:
+                raise LedgerError(f"{request.subject}: a loss must not be negative; found {request.loss.to_json()}")
+            self.open_account(request.account)
         with self._transaction():
             entries = self.entries()
-            detail: dict[str, Any] = {"loss": loss.to_json()}
-            mine = [entry for entry in entries if entry.run_id == run_id]
-            if mine:
-                first = mine[0]
-                same = (first.account, first.subject, dict(first.detail)) == (account.name, subject, detail)
-                if first.kind is not EntryKind.RESERVE or not same:
-                    raise LedgerError(f"run {run_id}: recorded before with another content; use a new run id")
-                if mine[-1].kind is EntryKind.RELEASE:
-                    raise LedgerError(f"run {run_id}: its reservation was given back; use a new run id")
-                return first.sequence
-            remaining = _balance(account.name, entries).remaining
-            shortage = _shortage(loss, remaining)
-            if shortage is None:
-                return self._append(entries, EntryKind.RESERVE, account.name, run_id, subject, detail)
-            detail["remaining"] = remaining.to_json()
-            detail["reason"] = f"{shortage[0]} over the account's cap"
-            self._append(entries, EntryKind.REFUSED, account.name, None, subject, detail)
-        quantity, requested, left = shortage
-        raise BudgetExceeded(account.name, subject, quantity, requested, left)
+            known = {request.run_id: self._reserved(request, entries) for request in requests}
+            fresh = [request for request in requests if known[request.run_id] is None]
+            refusal = self._refusal(fresh, entries)
+            if refusal is None:
+                for request in fresh:
+                    detail = {"loss": request.loss.to_json()}
+                    known[request.run_id] = self._append(
+                        EntryKind.RESERVE, request.account.name, request.run_id, request.subject, detail
+                    )
+        if refusal is not None:
+            raise refusal
+        return tuple(sequence for request in requests if (sequence := known[request.run_id]) is not None)
+
+    def _reserved(self, request: Request, entries: tuple[Entry, ...]) -> int | None:
+        """The entry that has recorded this very request, if any."""
+        for entry in entries:
+            if entry.run_id == request.run_id:
+                same = (entry.account, entry.subject, dict(entry.detail)) == (
+                    request.account.name,
+                    request.subject,
+                    {"loss": request.loss.to_json()},
+                )
+                if entry.kind is EntryKind.RESERVE and same:
+                    return entry.sequence
+                raise LedgerError(f"run {request.run_id}: recorded before with another content; use a new run id")
+        return None
+
+    def _refusal(self, requests: Sequence[Request], entries: tuple[Entry, ...]) -> BudgetExceeded | None:
+        """The first account that cannot carry its share, after recording that it was asked to."""
+        for name in dict.fromkeys(request.account.name for request in requests):
+            mine = [request for request in requests if request.account.name == name]
+            total = sum((request.loss for request in mine), PrivacyLoss.zero())
+            remaining = _balance(name, entries).remaining
+            shortage = _shortage(total, remaining)
+            if shortage is not None:
+                quantity, requested, left = shortage
+                subject = mine[0].subject if len(mine) == 1 else f"{mine[0].subject} and {len(mine) - 1} more"
+                detail = {
+                    "loss": total.to_json(),
+                    "remaining": remaining.to_json(),
+                    "reason": f"{quantity} over the account's cap",
+                }
+                self._append(EntryKind.REFUSED, name, None, subject, detail)
+                return BudgetExceeded(name, subject, quantity, requested, left)
+        return None
 
     def draw(self, run_id: str) -> int:
         """Records that noise is about to be drawn: from here the loss is spent. Idempotent."""
@@ -305,12 +352,12 @@ class Ledger:
                     if (entry.kind, entry.account, dict(entry.detail)) == (EntryKind.COMMIT, None, detail):
                         return entry.sequence
                     raise LedgerError(f"run {run_id}: recorded before with another content; use a new run id")
-            return self._append(entries, EntryKind.COMMIT, None, run_id, subject, detail)
+            return self._append(EntryKind.COMMIT, None, run_id, subject, detail)
 
     def refuse(self, account: str | None, subject: str, reason: str) -> int:
         """Records a request that was refused for another reason than the cap."""
         with self._transaction():
-            return self._append(self.entries(), EntryKind.REFUSED, account, None, subject, {"reason": reason})
+            return self._append(EntryKind.REFUSED, account, None, subject, {"reason": reason})
 
     # --- inside ------------------------------------------------------------------------------------------------
 
@@ -329,18 +376,18 @@ class Ledger:
             if last.kind not in _AFTER[kind]:
                 allowed = " or ".join(_AFTER[kind])
                 raise LedgerError(f"run {run_id}: {kind} needs {allowed} before it, found {last.kind}")
-            return self._append(entries, kind, last.account, run_id, last.subject, detail)
+            return self._append(kind, last.account, run_id, last.subject, detail)
 
     def _append(
         self,
-        entries: tuple[Entry, ...],
         kind: EntryKind,
         account: str | None,
         run_id: str | None,
         subject: str,
         detail: Mapping[str, Any],
     ) -> int:
-        sequence = len(entries) + 1
+        last = self._database.execute("SELECT sequence, hash FROM entries ORDER BY sequence DESC LIMIT 1").fetchone()
+        sequence, previous = (last[0] + 1, last[1]) if last else (1, _GENESIS)
         body = canonical_bytes(
             {
                 "sequence": sequence,
@@ -350,7 +397,7 @@ class Ledger:
                 "run_id": run_id,
                 "subject": subject,
                 "detail": detail,
-                "previous": entries[-1].hash if entries else _GENESIS,
+                "previous": previous,
             }
         )
         self._database.execute(

@@ -23,7 +23,7 @@ from uuid import uuid4
 from governance.canonical import sha256_file
 from governance.errors import EngineError
 from governance.files import exclusive_lock, remove_tree
-from governance.ledger import EntryKind, Ledger
+from governance.ledger import EntryKind, Ledger, Request
 from governance.recovery import recover, release_lock_path
 from governance.release import (
     DataFile,
@@ -122,6 +122,11 @@ class _Task:
     release_id: str
     run_id: str
 
+    @property
+    def request(self) -> Request:
+        """What the ledger is asked to set aside."""
+        return Request(run_id=self.run_id, account=self.plan.account, subject=self.release_id, loss=self.plan.loss)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Checked:
@@ -148,7 +153,7 @@ class _Runner:
         try:
             for task in tasks:
                 self.progress.stage(task.release_id, Stage.RESERVE)
-                self.ledger.reserve(task.run_id, task.plan.account, task.release_id, task.plan.loss)
+            self.ledger.reserve_all(tuple(task.request for task in tasks))
             made = []
             checked: dict[str, _Checked] = {}
             for task in tasks:

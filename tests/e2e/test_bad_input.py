@@ -175,7 +175,7 @@ CASES = {
     "over budget": Case(
         given=replace_text("hedgerow.toml", 'rho = "1.0"', 'rho = "0.3"'),
         command=("run", "--windows", "2"),
-        says=("requested rho=0.25, remaining 0.05", "events/user_id", "no data was read"),
+        says=("and 1 more: requested rho=0.5, remaining 0.3 ", "events/user_id", "no data was read"),
     ),
     "missing file": Case(given=lambda root: (root / EVENTS).unlink(), says=(EVENTS, "no such file")),
     "not parquet": Case(given=overwritten(EVENTS, SECRET.encode()), says=(EVENTS, "parquet")),
