@@ -54,7 +54,7 @@ class Command:
 COMMANDS = (
     Command(name="demo", module="examples.demo.cli", attribute="demo", extra="pipelines,serving,device",
             help="Watch the whole platform work, from raw events to a report."),
-    Command(name="init", module="pipelines.cli", attribute="init", extra="pipelines",
+    Command(name="init", module="examples.starter.cli", attribute="init", extra="pipelines",
             help="Scaffold a project that runs."),
     Command(name="plan", module="pipelines.cli", attribute="plan", extra="pipelines",
             help="Explain what signals protect and cost; reads no data."),

@@ -4,7 +4,9 @@ Reading guide
     errors      the one error tree
     settings    hedgerow.toml as a frozen value
     privacy     zCDP losses and their conversion to epsilon
-    ledger      accounts and the append-only record of every spend
+    ledger      the append-only record of every spend
+    balances    what its entries add up to
+    recovery    what is done with runs that a crash left unfinished
     release     manifests and the store of published releases
     canonical   canonical JSON and hashes
     files       atomic writes and locks

@@ -17,13 +17,11 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from governance.balances import Balance, Entry, EntryKind, Request, Run, balance_of, runs_of, shortage
 from governance.canonical import canonical_bytes, sha256_hex
 from governance.errors import BudgetExceeded, ConfigError, LedgerCorrupt, LedgerError
 from governance.privacy import PrivacyLoss
@@ -45,100 +43,11 @@ BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 
 
-class EntryKind(StrEnum):
-    """What an entry records."""
-
-    OPEN = "OPEN"
-    RESERVE = "RESERVE"
-    DRAW = "DRAW"
-    COMMIT = "COMMIT"
-    RELEASE = "RELEASE"
-    REFUSED = "REFUSED"
-
-
 _AFTER = {
     EntryKind.DRAW: (EntryKind.RESERVE,),
     EntryKind.COMMIT: (EntryKind.DRAW,),
     EntryKind.RELEASE: (EntryKind.RESERVE,),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One line of the ledger.
-
-    Attributes:
-        sequence: 1, 2, 3, ...
-        kind: what it records.
-        at: ISO 8601 UTC.
-        account: `dataset/unit`; None where no account is touched (public inputs).
-        run_id: which run; None for OPEN and REFUSED.
-        subject: the release's id, or the account's name for OPEN.
-        detail: the kind's own fields (`loss`, `cap`, `manifest_sha256`, `reason` ...).
-        previous: hash of the entry before.
-        hash: SHA-256 of this entry's canonical JSON, `previous` included.
-    """
-
-    sequence: int
-    kind: EntryKind
-    at: str
-    account: str | None
-    run_id: str | None
-    subject: str
-    detail: Mapping[str, Any]
-    previous: str
-    hash: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Balance:
-    """An account's state.
-
-    Attributes:
-        account: `dataset/unit`.
-        cap: what may be spent in all.
-        spent: drawn (committed or not): it has happened.
-        held: reserved and not yet drawn or given back.
-    """
-
-    account: str
-    cap: PrivacyLoss
-    spent: PrivacyLoss
-    held: PrivacyLoss
-
-    @property
-    def remaining(self) -> PrivacyLoss:
-        """Cap less spent and held; never negative while the ledger's rule holds."""
-        return self.cap - self.spent - self.held
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A loss that somebody wants set aside.
-
-    Attributes:
-        run_id: unique to one run.
-        account: which account pays.
-        subject: the release's id.
-        loss: what the release will cost.
-    """
-
-    run_id: str
-    account: Account
-    subject: str
-    loss: PrivacyLoss
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """What became of one run."""
-
-    run_id: str
-    account: str | None
-    subject: str
-    loss: PrivacyLoss
-    state: EntryKind
-    manifest_sha256: str | None
 
 
 def _utc_now() -> datetime:
@@ -212,18 +121,18 @@ class Ledger:
         """Every opened account's balance, in the order of opening."""
         entries = self.entries()
         opened = [entry.account for entry in entries if entry.kind is EntryKind.OPEN and entry.account]
-        return tuple(_balance(name, entries) for name in opened)
+        return tuple(balance_of(name, entries) for name in opened)
 
     def balance(self, account: Account) -> Balance:
         """One account's balance; an account never used has spent nothing."""
         entries = self.entries()
         if any(entry.kind is EntryKind.OPEN and entry.account == account.name for entry in entries):
-            return _balance(account.name, entries)
+            return balance_of(account.name, entries)
         return Balance(account=account.name, cap=account.cap, spent=PrivacyLoss.zero(), held=PrivacyLoss.zero())
 
     def runs(self) -> tuple[Run, ...]:
         """Every run and its latest state, in the order of their first entries."""
-        return tuple(_runs(self.entries()).values())
+        return tuple(runs_of(self.entries()).values())
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -308,10 +217,10 @@ class Ledger:
         for name in dict.fromkeys(request.account.name for request in requests):
             mine = [request for request in requests if request.account.name == name]
             total = sum((request.loss for request in mine), PrivacyLoss.zero())
-            remaining = _balance(name, entries).remaining
-            shortage = _shortage(total, remaining)
-            if shortage is not None:
-                quantity, requested, left = shortage
+            remaining = balance_of(name, entries).remaining
+            short = shortage(total, remaining)
+            if short is not None:
+                quantity, requested, left = short
                 subject = mine[0].subject if len(mine) == 1 else f"{mine[0].subject} and {len(mine) - 1} more"
                 detail = {
                     "loss": total.to_json(),
@@ -437,51 +346,3 @@ class Ledger:
             raise LedgerError(f"{self._path}: the ledger's database cannot be used: {error}") from None
         except sqlite3.DatabaseError as error:
             raise LedgerCorrupt(f"{self._path}: not a ledger database ({error}); restore it from a backup") from None
-
-
-def _shortage(loss: PrivacyLoss, remaining: PrivacyLoss) -> tuple[str, Decimal, Decimal] | None:
-    """The first quantity that does not fit, as (name, requested, remaining)."""
-    if loss.rho > remaining.rho:
-        return "rho", loss.rho, remaining.rho
-    if loss.delta > remaining.delta:
-        return "delta", loss.delta, remaining.delta
-    return None
-
-
-def _runs(entries: tuple[Entry, ...]) -> dict[str, Run]:
-    runs: dict[str, Run] = {}
-    for entry in entries:
-        if entry.run_id is None:
-            continue
-        before = runs.get(entry.run_id)
-        loss = (
-            PrivacyLoss.from_json(entry.detail["loss"]) if "loss" in entry.detail else before.loss if before else None
-        )
-        if loss is None:
-            raise LedgerCorrupt(f"entry {entry.sequence}: run {entry.run_id} never reserved; restore the ledger")
-        runs[entry.run_id] = Run(
-            run_id=entry.run_id,
-            account=entry.account,
-            subject=entry.subject,
-            loss=loss,
-            state=entry.kind,
-            manifest_sha256=entry.detail.get("manifest_sha256"),
-        )
-    return runs
-
-
-def _balance(name: str, entries: tuple[Entry, ...]) -> Balance:
-    cap = next(
-        PrivacyLoss.from_json(entry.detail["cap"])
-        for entry in entries
-        if entry.kind is EntryKind.OPEN and entry.account == name
-    )
-    spent = held = PrivacyLoss.zero()
-    for run in _runs(entries).values():
-        if run.account != name:
-            continue
-        if run.state in (EntryKind.DRAW, EntryKind.COMMIT):
-            spent = spent + run.loss
-        elif run.state is EntryKind.RESERVE:
-            held = held + run.loss
-    return Balance(account=name, cap=cap, spent=spent, held=held)
