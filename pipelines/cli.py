@@ -132,14 +132,14 @@ def _bounds_text(bounds: KeepRandom, signal: Signal) -> str:
 def _measurement_table(one: SignalPlan) -> Table:
     table = Table(box=SIMPLE, pad_edge=False, title="Noise", title_justify="left", title_style="dim")
     table.add_column("measurement", no_wrap=True)
-    table.add_column("mechanism")
+    table.add_column("discrete", no_wrap=True)
     for heading in ("noise stddev", "L0", "Linf", "L2", "rho"):
         table.add_column(heading, justify="right", no_wrap=True)
     for mechanism in one.calibration.mechanisms:
         measure = mechanism.measure
         table.add_row(
             measure.name,
-            mechanism.name,
+            mechanism.name.removeprefix("discrete "),
             f"{mechanism.noise_stddev:.4g}",
             f"{measure.l0:,}",
             f"{measure.linf * measure.grid_step:.4g}",
@@ -150,7 +150,7 @@ def _measurement_table(one: SignalPlan) -> Table:
 
 
 def _error_table(one: SignalPlan) -> Table:
-    title = f"Expected relative error, by number of {one.signal.privacy_unit.label}s in a group"
+    title = f"Relative error by group size ({one.signal.privacy_unit.label})"
     table = Table(box=SIMPLE, pad_edge=False, title=title, title_justify="left", title_style="dim")
     table.add_column("column", no_wrap=True)
     for units in GROUP_SIZES:
