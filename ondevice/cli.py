@@ -125,7 +125,7 @@ def rank(
     popularity: Annotated[
         str | None, typer.Option(help="view:feature that says how popular items are. Absent: found by name.")
     ] = None,
-    seen: Annotated[bool, typer.Option("--seen", help="Also items you have met.")] = False,  # noqa: FBT002
+    seen: Annotated[bool, typer.Option("--seen", help="Also items you have met.")] = False,
 ) -> None:
     """Rank the catalogue for you, here."""
     from ondevice.device import Device
@@ -151,7 +151,7 @@ def rank(
 def forget(
     item: Annotated[str | None, typer.Argument(help="Only the events with this item. Absent: all events.")] = None,
     store: Store = _DEFAULT_STORE,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,  # noqa: FBT002
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete events for good. The catalogue stays: it is the same for everyone."""
     from ondevice.device import Device

@@ -218,7 +218,8 @@ class Ranker:
         """Vectors as they are compared, float64 `(m, d)`: of norm 1 for cosine, else dequantised."""
         steps = self.catalogue.vectors[rows].astype(np.float64)
         if self.catalogue.metric == "cosine":
-            return steps / np.maximum(self._norms[rows], 1.0)[:, None]
+            unit: _F = steps / np.maximum(self._norms[rows], 1.0)[:, None]
+            return unit
         return steps * self.catalogue.scales[rows, None].astype(np.float64)
 
     def _taste(self, known: _Known) -> _F:
@@ -237,7 +238,8 @@ class Ranker:
         direction = profile / length if length > 0 else profile
         products = self._products(direction.astype(np.float32))  # steps · direction, still without scales
         if self.catalogue.metric == "cosine":
-            return np.clip(products / np.maximum(self._norms, 1.0), -1.0, 1.0)
+            cosines: _F = np.clip(products / np.maximum(self._norms, 1.0), -1.0, 1.0)
+            return cosines
         scales = self.catalogue.scales.astype(np.float64)
         if self.catalogue.metric == "dot":
             return _over_largest(products * scales)
