@@ -55,8 +55,11 @@ def _json(value: Any) -> Any:
         return {"type": type(value).__name__, **_fields(value)}
     if isinstance(value, Enum):
         return str(value.value)
-    if isinstance(value, datetime | date):
+    if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, date):
+        # A public key may be a date or a string that looks like one: two different tables.
+        return {"type": "date", "day": value.isoformat()}
     if isinstance(value, Mapping):
         return {key: _json(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

@@ -16,8 +16,8 @@ class Interval:
     Attributes:
         lower: smallest value, in the column's units.
         upper: largest value.
-        step: the grid's step; None: the largest power of two that divides the larger bound into at least 4096 steps,
-            so that sums are exact integers and rounding is far below the noise.
+        step: the grid's step; None: the largest power of two that divides the larger bound into at least 4096 steps
+            and the interval into at least 256, so that sums are exact integers and rounding is far below the noise.
     """
 
     lower: float
@@ -31,21 +31,35 @@ class Interval:
         object.__setattr__(self, "upper", float(self.upper))
         if self.lower >= self.upper:
             raise DefinitionError("Interval", f"found [{self.lower}, {self.upper}], allowed: lower below upper")
+        largest = max(abs(self.lower), abs(self.upper))
+        if largest < 1e-15:
+            raise DefinitionError(
+                "Interval",
+                f"found [{self.lower}, {self.upper}], allowed: a bound of at least 1e-15; use a smaller unit",
+            )
         if self.step is not None:
             check_number("Interval", "step", self.step, above=0, most=self.upper - self.lower)
-            if max(abs(self.lower), abs(self.upper)) / self.step > 2**30:
+            object.__setattr__(self, "step", float(self.step))
+            if largest / self.step > 2**30:
                 raise DefinitionError("Interval", f"step: found {self.step}, allowed: at most 2^30 steps to a bound")
+        elif (self.upper - self.lower) / largest < 2**-20:
+            raise DefinitionError(
+                "Interval",
+                f"found [{self.lower}, {self.upper}], allowed: a width of at least 2^-20 of the larger bound; "
+                "subtract a public constant upstream",
+            )
 
     @property
     def grid_step(self) -> float:
         """The step in force."""
         if self.step is not None:
             return self.step
-        return float(2.0 ** math.floor(math.log2(max(abs(self.lower), abs(self.upper)) / 4096)))
+        largest = min(max(abs(self.lower), abs(self.upper)) / 4096, (self.upper - self.lower) / 256)
+        return math.ldexp(1.0, math.frexp(largest)[1] - 1)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """`(lowest, highest)` in whole steps: the bounds rounded inwards as far as the grid allows."""
+        """`(lowest, highest)` in whole steps: the bounds rounded inwards; within 1e-9 of a step, it is that step."""
         step = self.grid_step
         lowest, highest = math.ceil(self.lower / step - 1e-9), math.floor(self.upper / step + 1e-9)
         return lowest, max(lowest, highest)

@@ -15,6 +15,7 @@ class ZCDP:
 
     def __post_init__(self) -> None:
         check_number("ZCDP", "rho", self.rho, above=0, most=100)
+        object.__setattr__(self, "rho", float(self.rho))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class ApproxDP:
     def __post_init__(self) -> None:
         check_number("ApproxDP", "epsilon", self.epsilon, above=0, most=100)
         check_number("ApproxDP", "delta", self.delta, above=0, most=0.1)
+        object.__setattr__(self, "epsilon", float(self.epsilon))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class PureDP:
 
     def __post_init__(self) -> None:
         check_number("PureDP", "epsilon", self.epsilon, above=0, most=100)
+        object.__setattr__(self, "epsilon", float(self.epsilon))
 
 
 Budget = ZCDP | ApproxDP | PureDP

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from governance.errors import DefinitionError
-from pipelines.definitions.checks import check_column, check_name, check_texts, check_whole
+from pipelines.definitions.checks import check_column, check_kind, check_name, check_texts, check_whole, names_of
 from pipelines.definitions.signals import Purpose
 from pipelines.definitions.sources import PublicTable
 
@@ -55,8 +55,12 @@ class ContentEmbedding:
             raise DefinitionError(
                 self.identity, f"source: found {type(self.source).__name__}, allowed: PublicTable (nothing personal)"
             )
-        object.__setattr__(self, "categories", tuple(self.categories))
-        object.__setattr__(self, "numeric", tuple(self.numeric))
+        check_kind(self.identity, "purpose", self.purpose, Purpose)
+        check_kind(self.identity, "metric", self.metric, Metric)
+        check_kind(self.identity, "categories", self.categories, str, tuple, list)
+        check_kind(self.identity, "numeric", self.numeric, str, tuple, list)
+        object.__setattr__(self, "categories", names_of(self.categories))
+        object.__setattr__(self, "numeric", names_of(self.numeric))
         for column in (self.key, self.title, *self.categories, *self.numeric):
             check_column(self.identity, "column", column)
 

@@ -8,7 +8,7 @@ from datetime import date
 from types import MappingProxyType
 
 from governance.errors import DefinitionError
-from pipelines.definitions.checks import check_column, check_name, check_number, check_whole
+from pipelines.definitions.checks import check_column, check_kind, check_name, check_number, check_whole
 from pipelines.definitions.sources import PublicTable
 
 
@@ -59,17 +59,23 @@ class PublicPartitions:
 
     def __post_init__(self) -> None:
         checked: dict[str, tuple[PublicValue, ...] | PublicColumn] = {}
-        for key, domain in dict(self.domains).items():
+        check_kind("PublicPartitions", "domains", self.domains, Mapping)
+        for key, domain in self.domains.items():
             check_name("PublicPartitions", "key", key)
             if isinstance(domain, PublicColumn):
                 checked[key] = domain
                 continue
+            # A string is a sequence of letters and a set has no order of its own: neither is meant.
+            check_kind("PublicPartitions", key, domain, tuple, list, PublicColumn)
             values = tuple(domain)
             kinds = {type(value) for value in values}
             if not values or len(set(values)) != len(values) or len(kinds) != 1 or not kinds <= {str, int, date}:
                 raise DefinitionError(
                     "PublicPartitions", f"{key}: allowed: one or more different values, all str, all int or all date"
                 )
+            for value in values:
+                if isinstance(value, int):
+                    check_whole("PublicPartitions", key, value, least=-(2**63), most=2**63 - 1)
             checked[key] = values
         if not checked:
             raise DefinitionError("PublicPartitions", "no key; give a domain for each of the entity's keys")

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from governance.errors import DefinitionError
 from pipelines.definitions.aggregates import Aggregate
 from pipelines.definitions.budgets import ZCDP, ApproxDP, Budget, PureDP
-from pipelines.definitions.checks import check_name, check_span, check_texts, check_whole
+from pipelines.definitions.checks import check_kind, check_name, check_span, check_texts, check_whole
 from pipelines.definitions.partitions import KeepRandom, Partitions, PrivateSelection, PublicPartitions
 from pipelines.definitions.sources import Entity, EventSource, PrivacyUnit, PublicJoin, UnitKind, Window
 
@@ -67,14 +67,13 @@ class Signal:
     def __post_init__(self) -> None:
         check_name("Signal", "name", self.name)
         check_whole(self.name, "version", self.version, least=1, most=1_000_000)
-        object.__setattr__(self, "joins", tuple(self.joins))
-        object.__setattr__(self, "aggregates", MappingProxyType(dict(self.aggregates)))
         check_texts(self.identity, self.owner, self.description)
         for what, kinds in _SIGNAL_TYPES.items():
-            value = getattr(self, what)
-            if not isinstance(value, kinds):
-                allowed = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
-                raise DefinitionError(self.identity, f"{what}: found {type(value).__name__}, allowed: {allowed}")
+            check_kind(self.identity, what, getattr(self, what), *kinds)
+        object.__setattr__(self, "joins", tuple(self.joins))
+        object.__setattr__(self, "aggregates", MappingProxyType(dict(self.aggregates)))
+        for join in self.joins:
+            check_kind(self.identity, "joins", join, PublicJoin)
         self._check_aggregates()
         self._check_partitions()
         self._check_unit()
@@ -132,25 +131,30 @@ class Signal:
                 self.identity,
                 f"privacy_unit: {unit.label!r} splits one person over several units; name only {person!r}",
             )
+        if unit.kind is UnitKind.EVENT and unit.columns == (person,):
+            raise DefinitionError(
+                self.identity, f"privacy_unit: {person!r} identifies a person, not an event; leave kind out"
+            )
         if person in self.entity.keys and (whole_person or not isinstance(self.partitions, PublicPartitions)):
             raise DefinitionError(
                 self.identity,
                 f"a row for each {person!r} cannot be released while the whole person is the privacy unit or the "
-                "keys are "
-                "private; lawful are: (a) one event or one user-day as the unit, over a public list of users, so that "
-                "absent users get noise too; (b) a local randomizer per user, whose row protects the whole user; "
-                "(c) compute it on the device (hedgerow device)",
+                "keys are private; lawful are: (a) one event or one user-day as the unit, over a public list of users, "
+                "so that absent users get noise too; (b) a local randomizer per user, whose row protects the whole "
+                "user; (c) compute it on the device (hedgerow device)",
             )
 
 
-_SIGNAL_TYPES: Mapping[str, type | tuple[type, ...]] = {
-    "purpose": Purpose,
-    "source": EventSource,
-    "privacy_unit": PrivacyUnit,
-    "entity": Entity,
-    "window": Window,
-    "bounds": KeepRandom,
+_SIGNAL_TYPES: Mapping[str, tuple[type, ...]] = {
+    "purpose": (Purpose,),
+    "source": (EventSource,),
+    "joins": (tuple, list),
+    "privacy_unit": (PrivacyUnit,),
+    "entity": (Entity,),
+    "aggregates": (Mapping,),
+    "window": (Window,),
+    "bounds": (KeepRandom,),
     "partitions": (PublicPartitions, PrivateSelection),
     "budget_per_release": (ZCDP, ApproxDP, PureDP),
-    "ttl": timedelta,
+    "ttl": (timedelta,),
 }

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from governance.errors import DefinitionError
-from pipelines.definitions.checks import check_column, check_name, check_span, names_of
+from pipelines.definitions.checks import check_column, check_kind, check_name, check_span, check_table, names_of
 
 _EPOCH_MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -34,8 +34,7 @@ class PublicTable:
 
     def __post_init__(self) -> None:
         check_name("PublicTable", "name", self.name)
-        if not self.table:
-            raise DefinitionError(f"PublicTable {self.name}", "table: empty; give a parquet file or folder")
+        check_table(f"PublicTable {self.name}", self.table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +56,7 @@ class EventSource:
     def __post_init__(self) -> None:
         check_name("EventSource", "name", self.name)
         subject = f"EventSource {self.name}"
-        if not self.table:
-            raise DefinitionError(subject, "table: empty; give a parquet file or folder")
+        check_table(subject, self.table)
         check_column(subject, "timestamp", self.timestamp)
         check_column(subject, "person", self.person)
 
@@ -83,7 +81,7 @@ class PublicJoin:
 
     def __post_init__(self) -> None:
         subject = "PublicJoin"
-        object.__setattr__(self, "columns", tuple(self.columns))
+        object.__setattr__(self, "columns", names_of(self.columns))
         if not isinstance(self.table, PublicTable):
             raise DefinitionError(
                 subject,
@@ -93,6 +91,8 @@ class PublicJoin:
         check_column(subject, "on", self.on)
         for column in self.columns:
             check_column(subject, "columns", column)
+        if not self.columns:
+            raise DefinitionError(subject, "columns: none; name the columns to add")
         if self.explode is not None and self.explode not in self.columns:
             raise DefinitionError(
                 subject, f"explode: found {self.explode!r}, allowed: one of {', '.join(self.columns)}"
@@ -139,8 +139,11 @@ class PrivacyUnit:
         object.__setattr__(self, "columns", names_of(self.columns))
         for column in self.columns:
             check_column("PrivacyUnit", "columns", column)
-        if not self.columns:
-            raise DefinitionError("PrivacyUnit", "columns: none; name the columns that identify the unit")
+        if not self.columns or len(set(self.columns)) != len(self.columns):
+            raise DefinitionError(
+                "PrivacyUnit", "columns: allowed: one or more different columns that identify the unit"
+            )
+        check_kind("PrivacyUnit", "kind", self.kind, UnitKind)
         if self.per is not None:
             if self.kind is UnitKind.EVENT:
                 raise DefinitionError("PrivacyUnit", "per: an event is at one time already; leave per out")
@@ -182,10 +185,11 @@ class Window:
 
     def __post_init__(self) -> None:
         check_span("Window", "length", self.length, least=timedelta(minutes=1))
-        check_span("Window", "stride", self.step, least=timedelta(minutes=1))
         if self.stride is None:
             object.__setattr__(self, "stride", self.length)
-        if self.origin.tzinfo is None or self.origin.utcoffset() != timedelta(0) or self.origin.microsecond:
+        check_span("Window", "stride", self.stride, least=timedelta(minutes=1))
+        check_kind("Window", "origin", self.origin, datetime)
+        if self.origin.utcoffset() != timedelta(0) or self.origin.microsecond:
             raise DefinitionError("Window", "origin: allowed: an aware UTC datetime in whole seconds")
 
     @property
