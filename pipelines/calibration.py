@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import ROUND_CEILING, Decimal, localcontext
 
 from governance.errors import DefinitionError
 from governance.privacy import PrivacyLoss, epsilon_of_rho, rho_of_epsilon
@@ -30,6 +30,8 @@ from pipelines.measurements import Measure, Recipe
 from pipelines.noise import Distribution, discrete_gaussian, discrete_laplace, gaussian_tail_probability
 
 __all__ = ["Calibration", "Mechanism", "calibrate", "selection_threshold"]
+
+_SAMPLER_SHARE = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,27 +97,33 @@ def calibrate(signal: Signal, recipe: Recipe, reporting_delta: float) -> Calibra
     budget, shares = signal.budget_per_release, len(recipe.measures)
     selection = signal.partitions.delta if isinstance(signal.partitions, PrivateSelection) else 0.0
     epsilon_delta = budget.delta if isinstance(budget, ApproxDP) else reporting_delta
-    if isinstance(budget, PureDP):
-        mechanisms = tuple(_laplace(signal, measure, budget.epsilon / shares) for measure in recipe.measures)
-        rho = Decimal(str(budget.epsilon)) ** 2 / (2 * shares)
-    else:
-        if isinstance(budget, ApproxDP):
-            # One part in a thousand is kept for the sampler, which needs far less.
-            rho = Decimal(repr(rho_of_epsilon(budget.epsilon, (budget.delta - selection) * 0.999)))
-        else:
-            rho = Decimal(str(budget.rho))
-        mechanisms = tuple(_gaussian(signal, measure, float(rho) / shares) for measure in recipe.measures)
-
     left = epsilon_delta - selection
     if left <= 0:
         raise DefinitionError(
             signal.identity,
             f"partitions: delta {selection:g} is not below the reporting delta {epsilon_delta:g}; make it smaller",
         )
+    # One part in a thousand of delta is kept for the sampler, which needs far less.
+    left *= 1 - _SAMPLER_SHARE
+    if isinstance(budget, PureDP):
+        mechanisms = tuple(_laplace(signal, measure, budget.epsilon / shares) for measure in recipe.measures)
+        with localcontext(rounding=ROUND_CEILING):
+            rho = Decimal(str(budget.epsilon)) ** 2 / (2 * shares)
+    else:
+        rho = Decimal(repr(rho_of_epsilon(budget.epsilon, left) if isinstance(budget, ApproxDP) else budget.rho))
+        mechanisms = tuple(_gaussian(signal, measure, float(rho) / shares) for measure in recipe.measures)
+
     epsilon = budget.epsilon if isinstance(budget, PureDP) else epsilon_of_rho(float(rho), left)
     distance = sum(mechanism.measure.l0 * mechanism.distribution.distance for mechanism in mechanisms)
     sampler_delta = _power_of_ten_above((1 + math.exp(min(epsilon, 300))) * distance)
+    if sampler_delta > _SAMPLER_SHARE * left:
+        raise DefinitionError(
+            signal.identity,
+            f"budget_per_release: at epsilon {epsilon:.3g} the sampler's distance from the ideal noise would weigh "
+            f"{sampler_delta:.0e} in delta, allowed: {_SAMPLER_SHARE * left:.0e}; lower the budget",
+        )
     selection_delta = Decimal(str(selection))
+    loss = PrivacyLoss(rho, selection_delta) + PrivacyLoss(Decimal(0), sampler_delta)
     threshold = None
     if recipe.units is not None:
         units = next(mechanism for mechanism in mechanisms if mechanism.measure.name == recipe.units)
@@ -125,8 +133,8 @@ def calibrate(signal: Signal, recipe: Recipe, reporting_delta: float) -> Calibra
         threshold=threshold,
         selection_delta=selection_delta,
         sampler_delta=sampler_delta,
-        loss=PrivacyLoss(rho, selection_delta + sampler_delta),
-        epsilon=epsilon,
+        loss=loss,
+        epsilon=epsilon if isinstance(budget, PureDP) else loss.epsilon(epsilon_delta),
         epsilon_delta=epsilon_delta,
     )
 
@@ -169,8 +177,7 @@ def _laplace(signal: Signal, measure: Measure, epsilon: float) -> Mechanism:
         raise DefinitionError(
             signal.identity,
             f"{measure.name}: noise of {scale:.3g} grid steps is too large; raise budget_per_release, lower the "
-            "bounds or "
-            "give the interval a coarser step",
+            "bounds or give the interval a coarser step",
         )
     return Mechanism(measure=measure, name="discrete Laplace", distribution=discrete_laplace(scale), rho=epsilon**2 / 2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 from governance.canonical import decimal_text
@@ -72,8 +73,9 @@ class SignalPlan:
     def affordable(self, balance: Balance) -> int | None:
         """How many more windows the account can pay; None: free of charge."""
         remaining, loss = balance.remaining, self.loss
-        ratios = [left / price for left, price in ((remaining.rho, loss.rho), (remaining.delta, loss.delta)) if price]
-        return int(min(ratios)) if ratios else None
+        pairs = ((remaining.rho, loss.rho), (remaining.delta, loss.delta))
+        # In fractions: a quotient of decimals is rounded, and would promise a window that the ledger refuses.
+        return min((int(Fraction(left) / Fraction(price)) for left, price in pairs if price), default=None)
 
     def to_json(self, balance: Balance) -> dict[str, Any]:
         """The plan as JSON, with what remains of its account."""

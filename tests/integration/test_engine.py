@@ -186,7 +186,7 @@ def test_strings_dates_and_timestamps(tmp_path: Path) -> None:
     signal = a_signal(
         entity=Entity("item_day", ("item_id", "day")),
         aggregates={"users": Count(), "mean": Mean("value", VALUE)},
-        budget_per_release=ZCDP(90.0),
+        budget_per_release=ZCDP(20.0),
         partitions=PrivateSelection(delta=1e-7),
         bounds=KeepRandom(max_partitions=6, max_rows_per_partition=2),
     )
