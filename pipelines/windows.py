@@ -31,6 +31,8 @@ class Starting:
 
 WindowChoice = Newest | Starting
 
+_NO_EARLIER = datetime(1900, 1, 1, tzinfo=UTC)  # where no first day is stated, it bounds how many windows are listed
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
@@ -62,41 +64,55 @@ def choose_windows(
         ConfigError: no complete window lies within the calendar, or a day does not start one.
     """
     first = None if calendar.first_day is None else _midnight(calendar.first_day)
-    last_day = calendar.last_day or today - timedelta(days=1)
+    # A calendar may run ahead; no window is complete before it has happened.
+    last_day = min(calendar.last_day or today - timedelta(days=1), today)
     complete = _midnight(last_day) + timedelta(days=1)
     if isinstance(choice, Starting):
-        return tuple(_starting(window, day, first, complete, subject) for day in sorted(set(choice.days)))
+        days = sorted(set(choice.days))
+        if not days:
+            raise ConfigError(f"{subject}: windows: no day given; name the UTC day that a window starts on")
+        return tuple(span for day in days for span in _starting(window, day, first, complete, subject))
     if choice.count < 1:
         raise ConfigError(f"{subject}: windows: found {choice.count}, allowed: 1 or more")
-    start = window.origin + (complete - window.length - window.origin) // window.step * window.step
-    spans = tuple(
-        Span(start - k * window.step, start - k * window.step + window.length) for k in reversed(range(choice.count))
-    )
-    within = tuple(span for span in spans if first is None or span.start >= first)
-    if not within:
+    newest = (complete - window.length - window.origin) // window.step
+    oldest = newest + 1 - choice.count
+    oldest = max(oldest, _first_at_or_after(window, first or _NO_EARLIER))
+    if oldest > newest:
         raise ConfigError(
             f"{subject}: no complete window of {window.length} between {calendar.first_day} and {last_day}; "
             "correct [calendar] in hedgerow.toml or shorten the window"
         )
-    return within
+    return tuple(_span(window, index) for index in range(oldest, newest + 1))
 
 
-def _starting(window: Window, day: date, first: datetime | None, complete: datetime, subject: str) -> Span:
-    start = _midnight(day)
-    index, offset = divmod(start - window.origin, window.step)
-    if offset:
-        near = window.origin + index * window.step
+def _starting(window: Window, day: date, first: datetime | None, complete: datetime, subject: str) -> tuple[Span, ...]:
+    """Every window that starts on a day; all must be complete within the calendar."""
+    midnight = _midnight(day)
+    following = _first_at_or_after(window, midnight)
+    beyond = _first_at_or_after(window, midnight + timedelta(days=1))
+    if following == beyond:
+        before, after = _span(window, following - 1), _span(window, following)
         raise ConfigError(
-            f"{subject}: no window starts on {day}; the nearest start on {near:%Y-%m-%d} and "
-            f"{near + window.step:%Y-%m-%d}"
+            f"{subject}: no window starts on {day}; the nearest start on {before.start:%Y-%m-%d} and "
+            f"{after.start:%Y-%m-%d}"
         )
-    span = Span(start, start + window.length)
-    if span.end > complete or (first is not None and span.start < first):
+    spans = tuple(_span(window, index) for index in range(following, beyond))
+    if spans[-1].end > complete or (first is not None and spans[0].start < first):
         raise ConfigError(
             f"{subject}: the window from {day} is not complete within the calendar; "
             "choose another, or correct [calendar] in hedgerow.toml"
         )
-    return span
+    return spans
+
+
+def _first_at_or_after(window: Window, moment: datetime) -> int:
+    """Index of the first window that starts at a moment or later."""
+    return -((window.origin - moment) // window.step)
+
+
+def _span(window: Window, index: int) -> Span:
+    start = window.origin + index * window.step
+    return Span(start, start + window.length)
 
 
 def _midnight(day: date) -> datetime:
