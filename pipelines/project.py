@@ -5,6 +5,7 @@ Files whose names start with an underscore are helpers to import from (`from _so
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -93,39 +94,46 @@ def _definitions(path: Path) -> Iterator[Definition]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except HedgerowError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a project file may fail in any way
-        # A project's file may fail in any way; the person needs the file, the line and the reason, not our stack.
-        line = _line_in(path, error)
-        raise DefinitionError(path.name, f"line {line}: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a project file may fail in any way
+        # The person needs the file, the line and the reason, not our stack.
+        name, line = _place_in(path, error)
+        reason = str(error) if isinstance(error, HedgerowError) else f"{type(error).__name__}: {error}"
+        raise DefinitionError(f"{name}, line {line}", reason) from None
     for value in vars(module).values():
         if isinstance(value, Signal | ContentEmbedding):
             yield value
 
 
-def _line_in(path: Path, error: BaseException) -> int | str:
-    if isinstance(error, SyntaxError):
-        return error.lineno or "?"
-    line: int | str = "?"
+def _place_in(path: Path, error: BaseException) -> tuple[str, int | str]:
+    """The file beside `path`, and the line in it, where the innermost of the project's own code failed."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return Path(error.filename).name, error.lineno or "?"
+    place: tuple[str, int | str] = (path.name, "?")
     trace = error.__traceback__
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            line = trace.tb_lineno
+        file = Path(trace.tb_frame.f_code.co_filename)
+        if path.parent in file.parents:
+            place = (file.name, trace.tb_lineno)
         trace = trace.tb_next
-    return line
+    return place
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Lets the files import their `_helpers`, and forgets those afterwards so that projects do not mix."""
-    before = set(sys.modules)
+    """Lets the files import their `_helpers`, and forgets those afterwards so that projects do not mix.
+
+    No bytecode is kept: it is matched to its source by second and size, so that an edit could go unseen.
+    """
+    before, bytecode = set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    importlib.invalidate_caches()
     try:
         yield
     finally:
+        sys.dont_write_bytecode = bytecode
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
             origin = getattr(sys.modules[name], "__file__", None)
-            if origin and Path(origin).parent == folder:
+            if origin and folder in Path(origin).parents:
                 del sys.modules[name]
