@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from governance.canonical import sha256_file
-from governance.errors import ColumnMissing, ColumnTypeError, EmptyInput, InputMissing
+from governance.errors import ColumnMissing, ColumnTypeError, ConfigError, EmptyInput, InputMissing
 from governance.files import write_atomic
 
 if TYPE_CHECKING:
@@ -154,7 +154,14 @@ def _null_columns(footers: list[pa.parquet.FileMetaData]) -> tuple[frozenset[str
 
 
 def fingerprint_key(path: Path) -> bytes:
-    """This installation's 32-byte fingerprint key, made on first use (mode 0600)."""
+    """This installation's 32-byte fingerprint key, made on first use (mode 0600).
+
+    Raises:
+        ConfigError: what is there is no such key.
+    """
     if not path.is_file():
         write_atomic(path, secrets.token_bytes(32), mode=0o600)
-    return path.read_bytes()
+    key = path.read_bytes()
+    if len(key) != 32:
+        raise ConfigError(f"{path}: found {len(key)} bytes, allowed: 32; restore the key or remove it for a new one")
+    return key

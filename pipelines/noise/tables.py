@@ -69,6 +69,8 @@ class Table:
 
 def _from_weights(cells: list[int], first: int) -> Table:
     """A table from fixed-point weights of first, first + 1, ... (not normalised)."""
+    while cells[-1] == 0:  # a scale so small that the last weights vanish, even in 320 bits
+        cells = cells[:-1]
     total = sum(cells)
     # The last cumulative value is 1 and needs no threshold: the last cell takes what is left.
     thresholds = [(running << _WORD_BITS) // total for running in accumulate(cells[:-1])]
@@ -79,6 +81,8 @@ def _from_weights(cells: list[int], first: int) -> Table:
 
 def _mirrored(half: list[int]) -> Table:
     """A symmetric table from the weights of 0, 1, ..., reach."""
+    while half[-1] == 0:
+        half = half[:-1]
     return _from_weights([*reversed(half[1:]), *half], 1 - len(half))
 
 
