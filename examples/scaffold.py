@@ -35,9 +35,12 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise ConfigError(f"{target}: cannot be made ({error.strerror}); choose a folder you may write to") from None
     try:
         yield staged
-        if target.is_dir():
-            target.rmdir()
-        publish_directory(staged, target)
+        try:
+            if target.is_dir():
+                target.rmdir()
+            publish_directory(staged, target)
+        except OSError:
+            raise ConfigError(f"{target}: somebody else wrote there meanwhile; choose another folder") from None
     finally:
         remove_tree(staged)
 

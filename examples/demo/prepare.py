@@ -67,6 +67,8 @@ def prepare(dataset: Dataset, events: Path, items: Path, data: Path) -> None:
     _write(pa.table({"user_id": _accounts(dataset, events)}), data / "users.parquet")
     lists: list[Any] = catalogue.column("genre").to_pylist()
     genres = {genre for genres in lists for genre in genres}
+    if not genres:
+        raise InputError(f"{items.name}: no item has a genre; the demo's signals need some, so give items genres")
     _write(pa.table({"genre": pa.array(sorted(genres), pa.string())}), data / "genres.parquet")
 
 

@@ -29,8 +29,9 @@ class Recommender:
         return self._near((self.taste[self.accounts.index(account)] - self.taste.mean(axis=0)).clip(0), k)
 
     def popular(self, k: int = 5) -> list[int]:
-        """The same for everyone: what is liked most; where nothing was released, what suits the average taste."""
-        return [item for item in self.famous[:k] if self.liked[item] > 0] or self._near(self.taste.mean(axis=0), k)
+        """The same for everyone: what is liked most; where too little was released, what suits the average taste."""
+        liked = [item for item in self.famous[:k] if self.liked[item] > 0]
+        return list(dict.fromkeys([*liked, *self._near(self.taste.mean(axis=0), k)]))[:k]
 
     def _near(self, taste: np.ndarray, k: int) -> list[int]:
         near = self.client.search("item_content", vectors=taste @ self.centres, k=100)

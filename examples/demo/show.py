@@ -32,9 +32,9 @@ def plan_table(plans: Sequence[SignalPlan], embeddings: Sequence[ContentEmbeddin
     """What each signal protects, how noisy it will be and what it costs."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("signal", "hides a", "noise (stddev)", "keys"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("epsilon,\n1 window", justify="right", no_wrap=True)
-    table.add_column(f"rho, {windows}\nwindows", justify="right", no_wrap=True)
+        table.add_column(heading, overflow="fold")
+    table.add_column("epsilon,\n1 window", justify="right", overflow="fold")
+    table.add_column(f"rho, {windows}\nwindows", justify="right", overflow="fold")
     for plan in plans:
         threshold = plan.calibration.threshold
         table.add_row(
@@ -72,7 +72,7 @@ def release_table(results: Sequence[RunResult]) -> RenderableType:
     for name in dict.fromkeys(result.manifest.signal.name for result in results):
         mine = [result for result in results if result.manifest.signal.name == name]
         starts = [result.manifest.window.start[:10] for result in mine if result.manifest.window.start]
-        span = f"{len(mine)} since {starts[0]}" if starts else "no window"
+        span = f"{len(mine)} since {starts[0]}" if starts else "the catalogue"
         table.add_row(name, span, ", ".join(f"{result.manifest.rows:,}" for result in mine))
     there = sum(result.outcome is Outcome.PRESENT for result in results)
     note = f"{there} of these {len(results)} releases were there already and cost nothing again."
@@ -213,7 +213,7 @@ def _next(project: Path, plans: Sequence[SignalPlan], results: Sequence[RunResul
     first = plans[0].signal.name
     done = sum(result.manifest.signal.name == first for result in results)
     steps = Table.grid(padding=(0, 2))
-    steps.add_column(no_wrap=True)
+    steps.add_column(overflow="fold")
     steps.add_column(style="dim", overflow="fold")
     steps.add_row(f"hedgerow plan -p {project}", "every number behind the table above")
     steps.add_row(f"hedgerow serve -p {project}", "the server that was asked here")

@@ -159,6 +159,7 @@ BAD: list[tuple[str, dict[str, Any], dict[str, Any], type[InputError], str]] = [
     ("title number", {}, {"title": [1, 2]}, ColumnTypeError, "string"),
     ("year text", {}, {"year": ["a", "b"]}, ColumnTypeError, "whole number"),
     ("genres text", {}, {"genres": ["a", "b"]}, ColumnTypeError, "list of strings"),
+    ("no genre", {}, {"genres": pa.array([[], []], pa.list_(pa.string()))}, InputError, "no item has a genre"),
     ("no items", {}, {name: pa.array([], pa.int64()) for name in ITEMS}, EmptyInput, "no rows"),
 ]
 

@@ -168,6 +168,17 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
+def test_folder_that_fills_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
+    def race() -> None:
+        with new_folder(tmp_path / "new"):
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / "theirs").write_text("x")
+
+    with pytest.raises(ConfigError, match="meanwhile"):
+        race()
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "theirs"]
+
+
 def test_recommender_is_short_and_knows_only_the_client() -> None:
     text = Path(recommender.__file__).read_text()
     assert len(text.splitlines()) < 40
