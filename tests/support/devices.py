@@ -7,7 +7,7 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,6 +158,7 @@ class Tap:
         self._target = (host, int(port))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
+        self._sockets: list[socket.socket] = []
         self._sent: list[bytearray] = []
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._accepting = threading.Thread(target=self._accept)
@@ -181,7 +182,9 @@ class Tap:
     def _drain(self) -> None:
         for thread in self._threads:
             thread.join()
-        self._threads = []
+        for ended in self._sockets:
+            ended.close()
+        self._threads, self._sockets = [], []
 
     def _accept(self) -> None:
         while True:
@@ -192,6 +195,7 @@ class Tap:
             server = socket.create_connection(self._target)
             sent = bytearray()
             self._sent.append(sent)
+            self._sockets += [client, server]
             for source, sink, keep in ((client, server, sent), (server, client, None)):
                 thread = threading.Thread(target=_relay, args=(source, sink, keep))
                 self._threads.append(thread)
@@ -207,7 +211,5 @@ def _relay(source: socket.socket, sink: socket.socket, keep: bytearray | None) -
     except OSError:
         pass
     for end in (source, sink):
-        try:
+        with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            end.close()
