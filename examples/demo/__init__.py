@@ -10,7 +10,7 @@ Reading guide
     project/       the template: hedgerow.toml and one signal a file; read this first
     recommender    a recommendation model that knows nothing but the serving client
     story          the acts after the releases: recommend over gRPC, rank on a device
-    show, teller   what a person reads on the terminal
+    show           what a person reads on the terminal; layout, teller: tables and progress there
     cli            `hedgerow demo`
 """
 

@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from examples.demo.layout import Columns, Records
 from examples.demo.mapping import Dataset
 from examples.demo.story import DeviceList, Suggestions, Trend
 from governance.ledger import Balance
@@ -30,28 +29,24 @@ MUCH = 5.0  # an epsilon that a person should be told is large
 
 def plan_table(plans: Sequence[SignalPlan], embeddings: Sequence[ContentEmbedding], windows: int) -> RenderableType:
     """What each signal protects, how noisy it will be and what it costs."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("signal", "hides a", "noise (stddev)", "keys"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("epsilon,\n1 window", justify="right", overflow="fold")
-    table.add_column(f"rho, {windows}\nwindows", justify="right", overflow="fold")
-    for plan in plans:
-        threshold = plan.calibration.threshold
-        table.add_row(
+    rows = [
+        (
             plan.signal.name,
             "event" if plan.signal.privacy_unit.kind is UnitKind.EVENT else "person",
             "\n".join(_noise(plan)),
-            "public" if threshold is None else f"private ≥{threshold:,}",
+            "public" if plan.calibration.threshold is None else f"private ≥{plan.calibration.threshold:,}",
             f"{plan.calibration.epsilon:.2f}",
             f"{float(plan.loss.rho) * windows:g}",
         )
-    for embedding in embeddings:
-        table.add_row(embedding.name, "nobody", "none", "public", "0", "0")
+        for plan in plans
+    ]
+    rows += [(embedding.name, "nobody", "none", "public", "0", "0") for embedding in embeddings]
+    headings = ("signal", "hides a", "noise (stddev)", "keys", "epsilon,\n1 window", f"rho, {windows}\nwindows")
     note = (
         "A public key is always shown, a private one only from so many people on, noise included. "
         "A mean's noise is given for 100 people. Nothing was read yet."
     )
-    return Group(table, Text(note, style="dim"))
+    return Group(Records(headings=headings, rows=tuple(rows), numeric=2), Text(note, style="dim"))
 
 
 def _noise(plan: SignalPlan) -> list[str]:
@@ -66,14 +61,13 @@ def _noise(plan: SignalPlan) -> list[str]:
 
 def release_table(results: Sequence[RunResult]) -> RenderableType:
     """One line for each signal: windows, rows in each."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("released", "windows", "rows in each"):
-        table.add_column(heading, overflow="fold")
+    rows = []
     for name in dict.fromkeys(result.manifest.signal.name for result in results):
         mine = [result for result in results if result.manifest.signal.name == name]
         starts = [result.manifest.window.start[:10] for result in mine if result.manifest.window.start]
         span = f"{len(mine)} since {starts[0]}" if starts else "the catalogue"
-        table.add_row(name, span, ", ".join(f"{result.manifest.rows:,}" for result in mine))
+        rows.append((name, span, ", ".join(f"{result.manifest.rows:,}" for result in mine)))
+    table = Records(headings=("released", "windows", "rows in each"), rows=tuple(rows))
     there = sum(result.outcome is Outcome.PRESENT for result in results)
     note = f"{there} of these {len(results)} releases were there already and cost nothing again."
     return Group(table, Text(note)) if there else table
@@ -92,32 +86,23 @@ def trend_lines(trends: Sequence[Trend], dataset: Dataset) -> RenderableType:
 
 def lists(suggestions: Suggestions) -> RenderableType:
     """Beside one another: what everyone gets, and what each of the three gets."""
-    table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("", style="dim", justify="right")
-    table.add_column("the same for everyone", overflow="fold", ratio=1)
-    for person in suggestions.people:
-        tastes = " and ".join(person.tastes) or "none that shows"
-        table.add_column(f"{person.name}\n[dim]released taste: {escape(tastes)}[/dim]", overflow="fold", ratio=1)
-    _rows(table, [suggestions.popular, *(person.personalised for person in suggestions.people)])
-    return table
+    people = suggestions.people
+    tastes = [" and ".join(person.tastes) or "none that shows" for person in people]
+    mine = [(person.name, f"released taste: {taste}") for person, taste in zip(people, tastes, strict=True)]
+    return Columns(
+        headings=(("everyone", "without regard to taste"), *mine),
+        lists=(suggestions.popular, *(person.personalised for person in people)),
+    )
 
 
 def device_lists(suggestions: Suggestions, devices: Sequence[DeviceList]) -> RenderableType:
     """What each of the three sees on a device of their own."""
-    table = Table(box=SIMPLE, pad_edge=False)
-    table.add_column("", style="dim", justify="right")
-    for person, device in zip(suggestions.people, devices, strict=True):
-        heading = f"{person.name}'s device\n[dim]just chose {device.events} × {escape(device.genre)}[/dim]"
-        table.add_column(heading, overflow="fold", ratio=1)
-    _rows(table, [device.titles for device in devices])
+    headings = tuple(
+        (f"{person.name}'s device", f"just chose {device.events} × {device.genre}")
+        for person, device in zip(suggestions.people, devices, strict=True)
+    )
     words = Text("Each device fetched the catalogue that every device fetches; what it saw and ranked stays on it.")
-    return Group(table, words)
-
-
-def _rows(table: Table, columns: Sequence[Sequence[str]]) -> None:
-    for place in range(max(map(len, columns), default=0)):
-        cells = [Text(column[place]) if place < len(column) else Text("") for column in columns]
-        table.add_row(str(place + 1), *cells)
+    return Group(Columns(headings=headings, lists=tuple(device.titles for device in devices)), words)
 
 
 def closing(
@@ -209,14 +194,15 @@ def _remains(balances: Sequence[Balance], plans: Sequence[SignalPlan], period: s
     return f"enough for {more} more {period}{'s' if more > 1 else ''} of every signal"
 
 
-def _next(project: Path, plans: Sequence[SignalPlan], results: Sequence[RunResult]) -> RenderableType:
+def _next(project: Path, plans: Sequence[SignalPlan], results: Sequence[RunResult]) -> Text:
+    """Commands on lines of their own, so that they can be copied."""
     first = plans[0].signal.name
     done = sum(result.manifest.signal.name == first for result in results)
-    steps = Table.grid(padding=(0, 2))
-    steps.add_column(overflow="fold")
-    steps.add_column(style="dim", overflow="fold")
-    steps.add_row(f"hedgerow plan -p {project}", "every number behind the table above")
-    steps.add_row(f"hedgerow serve -p {project}", "the server that was asked here")
-    steps.add_row(f"hedgerow run -p {project} --windows {done + 2}", "refused: over budget")
-    steps.add_row(f"ls {project}/signals", "the definitions: change one, raise its version, run")
-    return steps
+    steps = (
+        (f"hedgerow plan -p {project}", "every number behind the plan above"),
+        (f"hedgerow serve -p {project}", "the server that was asked here"),
+        (f"hedgerow run -p {project} --windows {done + 2}", "refused: over budget"),
+        (f"ls {project}/signals", "the definitions: change one, raise its version, run"),
+    )
+    lines = [Text.assemble((command, "bold"), "\n  ", (words, "dim")) for command, words in steps]
+    return Text("\n").join(lines)
