@@ -14,7 +14,8 @@ the distribution is within total variation distance `2 e / (1 - e)` of `N_Z(sigm
 `G = a Q + R` with independent `Q ~ Geometric(scale / a)` and `R ~ Geometric(scale)` restricted to `0..a-1`, exactly,
 because `exp(-(a q + r) / scale)` factors.
 
-Every distance adds up in `distance`.
+Every distance adds up in `distance`. It is the distance to the ideal at the scale in force, which differs from the one
+asked for by the rounding of floats (s1 is a float): some 1e-16 of it, for which calibration keeps a margin of 1e-12.
 """
 
 from __future__ import annotations
