@@ -35,7 +35,7 @@ def plan_table(plans: Sequence[SignalPlan], embeddings: Sequence[ContentEmbeddin
             "event" if plan.signal.privacy_unit.kind is UnitKind.EVENT else "person",
             "\n".join(_noise(plan)),
             "public" if plan.calibration.threshold is None else f"private ≥{plan.calibration.threshold:,}",
-            f"{plan.calibration.epsilon:.2f}",
+            _up(plan.calibration.epsilon),
             f"{float(plan.loss.rho) * windows:g}",
         )
         for plan in plans
@@ -171,14 +171,20 @@ def _cost(balance: Balance, plans: Sequence[SignalPlan], delta: float) -> str:
         unit, whom = "event", "in the one window that it lies in"
         spent = sum((plan.loss for plan in mine), PrivacyLoss.zero()) if balance.spent.rho else balance.spent
     epsilon = spent.epsilon(delta)
-    odds = f"{math.exp(epsilon):,.1f}" if epsilon < 3 else f"{math.exp(min(epsilon, 700)):,.0f}"
+    odds = math.exp(min(epsilon, 700))
+    times = f"{math.ceil(odds * 10) / 10:,.1f}" if epsilon < 3 else f"{math.ceil(odds):,}"  # both rounded up
     share = float(balance.spent.rho / balance.cap.rho) if balance.cap.rho else 0.0
     note = " That is much: the fewer the people, the more it takes to see anything." if epsilon > MUCH else ""
     return (
         f"account {balance.account}: rho {float(balance.spent.rho):g} of {float(balance.cap.rho):g} ({share:.0%}). For "
-        f"one {unit}, {whom}: epsilon {epsilon:.2f} at delta {delta:g}, so anything seen is at most {odds} times as "
+        f"one {unit}, {whom}: epsilon {_up(epsilon)} at delta {delta:g}, so anything seen is at most {times} times as "
         f"likely with that {unit} in the data as without.{note}"
     )
+
+
+def _up(epsilon: float) -> str:
+    """Two decimals, rounded up: a promise must not sound stronger than it is."""
+    return f"{math.ceil(epsilon * 100) / 100:.2f}" if math.isfinite(epsilon) else "without bound"
 
 
 def _remains(balances: Sequence[Balance], plans: Sequence[SignalPlan], period: str) -> str:

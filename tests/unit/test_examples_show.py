@@ -98,7 +98,7 @@ def test_layouts_of_nothing() -> None:
     ("spent", "said", "unsaid"),
     [
         ("0", ("enough for 4 more weeks", "epsilon 0.00", "1.0 times"), "That is much"),
-        ("0.32", ("no further week", "89%", "epsilon 4.06", "58 times"), "That is much"),
+        ("0.32", ("no further week", "89%", "epsilon 4.07", "59 times"), "That is much"),
         ("0.36", ("100%",), "negative"),
     ],
 )
