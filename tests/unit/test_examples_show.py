@@ -75,7 +75,7 @@ def test_plan_tells_protection_noise_keys_and_price(width: int) -> None:
         "nobody",
         "users ±8.94",
         "private ≥54",
-        "1.47",
+        "1.48",
         "0.2",
         "item_content",
     ):
