@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from governance.settings import Account
 
 __all__ = ["Balance", "Entry", "EntryKind", "Ledger", "Request", "Run"]
 
+_WAL_ATTEMPTS = 600
 _GENESIS = "0" * 64
 _TABLES = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -77,12 +79,24 @@ class Ledger:
         with self._database_errors():
             self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
             try:
-                self._database.execute("PRAGMA journal_mode=WAL")
+                self._use_wal()
                 self._database.execute("PRAGMA synchronous=FULL")
                 self._database.executescript(_TABLES)
             except BaseException:
                 self._database.close()
                 raise
+
+    def _use_wal(self) -> None:
+        """Where several open a new ledger at once, the switch to WAL does not wait for its turn: it is tried again."""
+        for remaining in reversed(range(_WAL_ATTEMPTS)):
+            try:
+                self._database.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or not remaining:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
 
     def close(self) -> None:
         """Closes the database."""
@@ -177,16 +191,23 @@ class Ledger:
 
         Raises:
             BudgetExceeded: some account cannot carry all of them; a REFUSED entry records the request.
-            LedgerError: a loss is negative, or a run id is known with another content.
+            LedgerError: a loss is negative or not finite, or a run id is known with another content.
         """
+        unique = {request.run_id: request for request in requests}
         for request in requests:
-            if request.loss.rho < 0 or request.loss.delta < 0:
-                raise LedgerError(f"{request.subject}: a loss must not be negative; found {request.loss.to_json()}")
+            if unique[request.run_id] != request:
+                raise LedgerError(f"run {request.run_id}: asked for twice with different content; use a new run id")
+            loss = request.loss
+            if not all(amount.is_finite() and amount >= 0 for amount in (loss.rho, loss.delta)):
+                raise LedgerError(
+                    f"{request.subject}: found rho={loss.rho}, delta={loss.delta}, allowed: finite and not negative; "
+                    "correct what computed the loss"
+                )
             self.open_account(request.account)
         with self._transaction():
             entries = self.entries()
-            known = {request.run_id: self._reserved(request, entries) for request in requests}
-            fresh = [request for request in requests if known[request.run_id] is None]
+            known = {run_id: self._reserved(request, entries) for run_id, request in unique.items()}
+            fresh = [request for run_id, request in unique.items() if known[run_id] is None]
             refusal = self._refusal(fresh, entries)
             if refusal is None:
                 for request in fresh:
@@ -200,17 +221,20 @@ class Ledger:
 
     def _reserved(self, request: Request, entries: tuple[Entry, ...]) -> int | None:
         """The entry that has recorded this very request, if any."""
-        for entry in entries:
-            if entry.run_id == request.run_id:
-                same = (entry.account, entry.subject, dict(entry.detail)) == (
-                    request.account.name,
-                    request.subject,
-                    {"loss": request.loss.to_json()},
-                )
-                if entry.kind is EntryKind.RESERVE and same:
-                    return entry.sequence
-                raise LedgerError(f"run {request.run_id}: recorded before with another content; use a new run id")
-        return None
+        mine = [entry for entry in entries if entry.run_id == request.run_id]
+        if not mine:
+            return None
+        first, loss = mine[0], request.loss.to_json()
+        same = (first.account, first.subject, dict(first.detail)) == (
+            request.account.name,
+            request.subject,
+            {"loss": loss},
+        )
+        if first.kind is not EntryKind.RESERVE or not same:
+            raise LedgerError(f"run {request.run_id}: recorded before with another content; use a new run id")
+        if mine[-1].kind is EntryKind.RELEASE:
+            raise LedgerError(f"run {request.run_id}: its reservation was given back; use a new run id")
+        return first.sequence
 
     def _refusal(self, requests: Sequence[Request], entries: tuple[Entry, ...]) -> BudgetExceeded | None:
         """The first account that cannot carry its share, after recording that it was asked to."""
