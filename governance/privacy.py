@@ -39,7 +39,7 @@ def delta_of_rho(rho: float, epsilon: float) -> float:
     Raises:
         ValueError: a negative rho or epsilon.
     """
-    if rho < 0 or epsilon < 0:
+    if not (rho >= 0 and epsilon >= 0):
         raise ValueError(f"rho and epsilon must not be negative; found rho={rho}, epsilon={epsilon}")
     if rho == 0:
         return 0.0
@@ -66,6 +66,8 @@ def epsilon_of_rho(rho: float, delta: float) -> float:
     """
     if not 0 < delta < 1:
         raise ValueError(f"delta must lie in (0, 1); found {delta}")
+    if not rho >= 0:
+        raise ValueError(f"rho must not be negative; found {rho}")
     if rho == 0:
         return 0.0
     low, high = 0.0, rho + 2 * math.sqrt(rho * math.log(1 / delta))
@@ -84,7 +86,7 @@ def rho_of_epsilon(epsilon: float, delta: float) -> float:
     Raises:
         ValueError: parameters out of range.
     """
-    if epsilon <= 0:
+    if not epsilon > 0:
         raise ValueError(f"epsilon must be positive; found {epsilon}")
     if not 0 < delta < 1:
         raise ValueError(f"delta must lie in (0, 1); found {delta}")
