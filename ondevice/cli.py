@@ -94,12 +94,15 @@ def record(
     """Record one event on this device."""
     from ondevice.device import Device
 
+    when = _time(at)
     with Device(store) as device:
-        recorded = device.record(item, value=value, kind=kind, at=_time(at), event_id=event_id)
-        title, kept = _title(device, item), device.count()
-    what = "recorded" if recorded.new else "known already"
-    late = "; what is older than the device keeps was deleted" if recorded.expired else ""
-    _console().print(_line(what, f"{title}; {kept:,} events on this device{late}"))
+        recorded = device.record(item, value=value, kind=kind, at=when, event_id=event_id)
+        title, kept, age = _title(device, item), device.count(), device.settings.retention.age
+    if when is not None and when < datetime.now(UTC) - age:
+        what = f"not kept, being older than {age.days} days"
+    else:
+        what = "recorded" if recorded.new else "known already"
+    _console().print(_line(what, f"{title}; {_events(kept)} on this device"))
 
 
 @app.command()
@@ -141,7 +144,7 @@ def rank(
     assert ranker is not None
     console.print(
         Text(
-            f"ranked on this device from {kept:,} events and catalogue {ranker.catalogue.sequence}; nothing was sent",
+            f"ranked on this device from {_events(kept)} and catalogue {ranker.catalogue.sequence}; nothing was sent",
             style="dim",
         )
     )
@@ -161,7 +164,7 @@ def forget(
         typer.confirm(f"Delete {what} on this device?", abort=True)
     try:
         with Device(store) as device:
-            done = f"{device.forget(item):,} events deleted and overwritten; {device.count():,} left"
+            done = f"{_events(device.forget(item))} deleted and overwritten; {device.count():,} left"
     except DeviceCorrupt:
         if item is not None:
             raise
@@ -240,6 +243,10 @@ def _table(title: str, *headings: str) -> Table:
         number = heading in ("events", "items", "score", "affinity", "")
         table.add_column(heading, overflow="fold", justify="right" if number and heading else "left")
     return table
+
+
+def _events(count: int) -> str:
+    return "1 event" if count == 1 else f"{count:,} events"
 
 
 def _line(head: str, rest: str) -> Text:
