@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
@@ -43,10 +44,10 @@ def test_newest_windows(window: Window, calendar: Calendar, today: date, count: 
         assert span.end <= end_of(calendar, today), "complete"
         assert calendar.first_day is None or span.start >= midnight(calendar.first_day)
     starts = [span.start for span in spans]
-    assert all(after - before == window.step for before, after in zip(starts, starts[1:], strict=False)), "no gap"
+    assert all(after - before == window.step for before, after in itertools.pairwise(starts)), "no gap"
     assert len(spans) <= count
     if window.step >= window.length:
-        assert all(a.end <= b.start for a, b in zip(spans, spans[1:], strict=False)), "tumbling windows are disjoint"
+        assert all(a.end <= b.start for a, b in itertools.pairwise(spans)), "tumbling windows are disjoint"
     if spans:
         assert spans[-1].end + window.step > end_of(calendar, today), "the newest is last"
         assert spans[-count:] == spans
