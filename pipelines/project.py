@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,7 @@ def load_project(settings: Settings) -> Project:
                     raise DefinitionError(
                         definition.identity, f"defined twice, the second time in {path.name}; keep one or raise version"
                     )
+    _check_one_name_each(settings, found.values())
     if not found:
         raise ConfigError(f"{folder}: no Signal or ContentEmbedding in any *.py; add one, or run 'hedgerow init DIR'")
     return Project(
@@ -85,6 +86,26 @@ def load_project(settings: Settings) -> Project:
         signals=tuple(d for d in found.values() if isinstance(d, Signal)),
         embeddings=tuple(d for d in found.values() if isinstance(d, ContentEmbedding)),
     )
+
+
+def _check_one_name_each(settings: Settings, definitions: Iterable[Definition]) -> None:
+    """Refuses one private table under two names: each name would have accounts of its own.
+
+    Raises:
+        DefinitionError: two sources read the same table.
+    """
+    names: dict[Path, str] = {}
+    for definition in definitions:
+        if isinstance(definition, Signal):
+            source = definition.source
+            name = names.setdefault((settings.root / source.table).resolve(), source.name)
+            if name != source.name:
+                raise DefinitionError(
+                    definition.identity,
+                    f"source: table {source.table} is called {source.name!r} here and {name!r} elsewhere; accounts "
+                    "are kept "
+                    "by name, so give it one",
+                )
 
 
 def _definitions(path: Path) -> Iterator[Definition]:
@@ -106,7 +127,7 @@ def _definitions(path: Path) -> Iterator[Definition]:
 
 def _place_in(path: Path, error: BaseException) -> tuple[str, int | str]:
     """The file beside `path`, and the line in it, where the innermost of the project's own code failed."""
-    if isinstance(error, SyntaxError) and error.filename is not None:
+    if isinstance(error, SyntaxError) and error.filename and path.parent in Path(error.filename).parents:
         return Path(error.filename).name, error.lineno or "?"
     place: tuple[str, int | str] = (path.name, "?")
     trace = error.__traceback__

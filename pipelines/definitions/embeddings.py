@@ -48,7 +48,7 @@ class ContentEmbedding:
 
     def __post_init__(self) -> None:
         check_name("ContentEmbedding", "name", self.name)
-        check_whole(self.identity, "version", self.version, least=1, most=1_000_000)
+        check_whole(self.name, "version", self.version, least=1, most=1_000_000)
         check_whole(self.identity, "dimensions", self.dimensions, least=2, most=1024)
         check_texts(self.identity, self.owner, self.description)
         if not isinstance(self.source, PublicTable):
