@@ -66,7 +66,10 @@ def publish_directory(staged: Path, target: Path) -> None:
     if target.exists():
         raise FileExistsError(target)
     sync_tree(staged)
+    made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
+    for parent in made:
+        sync_directory(parent.parent)
     staged.rename(target)
     sync_directory(target.parent)
     sync_directory(staged.parent)

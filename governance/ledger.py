@@ -275,7 +275,7 @@ class Ledger:
         """Records a release made from public inputs alone: it touches no account. Idempotent for the same manifest.
 
         Raises:
-            LedgerError: the run id is known with another body.
+            LedgerError: the run id is known with another body, or the release with another manifest.
         """
         detail = {"loss": PrivacyLoss.zero().to_json(), "manifest_sha256": manifest_sha256}
         with self._transaction():
@@ -285,6 +285,10 @@ class Ledger:
                     if (entry.kind, entry.account, dict(entry.detail)) == (EntryKind.COMMIT, None, detail):
                         return entry.sequence
                     raise LedgerError(f"run {run_id}: recorded before with another content; use a new run id")
+            if any(e.subject == subject and e.kind is EntryKind.COMMIT and dict(e.detail) != detail for e in entries):
+                raise LedgerError(
+                    f"{subject}: committed before with another manifest; restore the release from a backup"
+                )
             return self._append(EntryKind.COMMIT, None, run_id, subject, detail)
 
     def refuse(self, account: str | None, subject: str, reason: str) -> int:

@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from governance.errors import RunInProgress
+from governance.errors import LedgerCorrupt, RunInProgress
 from governance.files import exclusive_lock, remove_tree
 from governance.ledger import EntryKind, Ledger, Run
-from governance.release import Manifest, ReleaseStore
+from governance.release import PUBLIC_SAMPLER, Manifest, ReleaseStore
 from governance.settings import Settings
 
-__all__ = ["recover", "release_lock_path"]
+__all__ = ["check_known", "recover", "release_lock_path", "settle"]
 
 
 def release_lock_path(settings: Settings, release_id: str) -> Path:
@@ -49,6 +49,36 @@ def recover(settings: Settings, ledger: Ledger) -> tuple[str, ...]:
         except RunInProgress:
             continue
     return tuple(done)
+
+
+def settle(settings: Settings, ledger: Ledger, release_id: str) -> None:
+    """Settles the unfinished runs of one release. The caller holds its lock, so none of them is alive.
+
+    Raises:
+        ReleaseCorrupt: a drawn run's release is on disk and does not verify.
+    """
+    for run in ledger.runs():
+        if run.subject == release_id and run.state in (EntryKind.RESERVE, EntryKind.DRAW):
+            for _ in _settle(settings, ledger, run):
+                pass
+
+
+def check_known(settings: Settings, ledger: Ledger) -> None:
+    """Refuses to go on beside releases that the ledger does not know: it was restored from an older copy, or cut.
+
+    Raises:
+        LedgerCorrupt: spends have been forgotten; anything released now could pass the cap unseen.
+    """
+    known = {run.subject for run in ledger.runs() if run.state in (EntryKind.DRAW, EntryKind.COMMIT)}
+    store = ReleaseStore(settings.releases_dir)
+    for release_id in store.ids():
+        if release_id not in known and store.load(release_id).guarantee.sampler != PUBLIC_SAMPLER:
+            raise LedgerCorrupt(
+                f"{settings.ledger_path}: release {release_id} is on disk, but the ledger does not know it; the "
+                "ledger is "
+                "older than the releases (an old backup, or cut short), and going on would forget what they cost; "
+                "restore the newest ledger"
+            )
 
 
 def _to_do(settings: Settings, run: Run) -> bool:

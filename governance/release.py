@@ -5,7 +5,7 @@
         part-00000.parquet ... the released columns, nothing else
 
 A directory under `releases` is whole or absent: it is staged elsewhere, made durable and renamed. Whether it may be
-used is the ledger's word: only a release whose run has a COMMIT entry is served (`ReleaseStore.committed`).
+used is the ledger's word: only a release whose run has a COMMIT entry is published (`featurestore.committed`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Column:
     Attributes:
         name: its name in the parquet files.
         type: `int64`, `float64`, `string`, `date` or `vector<float32>[d]`.
-        role: `key` (public or selected), `feature` or `vector`.
+        role: `key` (public or selected), `feature`, `vector` or `label` (public text beside a vector).
         description: what it means, with its unit.
         noise_stddev: standard deviation of the noise in the column's own units; None where it has none or where it
             depends on the row (a mean).
@@ -159,7 +159,7 @@ PUBLIC_SAMPLER = "none: public inputs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerReference:
-    """Where the ledger says so. All None for public inputs."""
+    """Where the ledger says so. For public inputs only the run id is set: no account was touched."""
 
     account: str | None
     run_id: str
@@ -334,8 +334,8 @@ class ReleaseStore:
         return self.root / release_id
 
     def exists(self, release_id: str) -> bool:
-        """Whether it is there (whole: directories appear by one rename)."""
-        return (self.directory(release_id) / MANIFEST_NAME).is_file()
+        """Whether it is there: whole, for directories appear by one rename, or corrupt if its manifest is gone."""
+        return self.directory(release_id).is_dir()
 
     def publish(self, staged: Path, manifest: Manifest) -> Path:
         """Writes the manifest into the staged directory and moves the whole to its name, durably, in one rename.
@@ -359,6 +359,8 @@ class ReleaseStore:
         try:
             manifest = Manifest.from_bytes(path.read_bytes(), str(path))
         except (FileNotFoundError, NotADirectoryError):
+            if self.exists(release_id):
+                raise ReleaseCorrupt(f"{path}: missing; restore the release from a backup") from None
             raise ReleaseMissing(f"no release {release_id} below {self.root}; run it first") from None
         except OSError as error:
             raise ReleaseCorrupt(

@@ -13,8 +13,10 @@ the keys of D, as it is on D. So the release is delta-approximate rho-zCDP (Wils
 argument holds for every noise).
 
 Sampler. If every draw is within total variation distance t of the ideal, the release is within `K t` of the ideal one
-on D and on D', where K counts the draws that D and D' do not share: at most L0 for each measurement. An (epsilon,
-delta) guarantee therefore becomes `(epsilon, delta + (1 + e^epsilon) K t)`; `sampler_delta` is that last term.
+on D and on D', where K counts the draws that D and D' do not share: at most L0 for each measurement. Over all releases
+of an account these distances add up (hybrid argument), so an (epsilon, delta) guarantee of the account becomes
+`(epsilon, delta + (1 + e^epsilon) sum of K t)`. `sampler_delta` is a release's part of that last term, at the larger of
+its own epsilon and the epsilon of its account's cap.
 """
 
 from __future__ import annotations
@@ -83,17 +85,19 @@ class Calibration:
         return next(mechanism for mechanism in self.mechanisms if mechanism.measure.name == measurement)
 
 
-def calibrate(signal: Signal, recipe: Recipe, reporting_delta: float) -> Calibration:
+def calibrate(signal: Signal, recipe: Recipe, reporting_delta: float, composed_epsilon: float = 0.0) -> Calibration:
     """Scales, threshold and loss for one release of a signal.
 
     Args:
         signal: the definition.
         recipe: its measurements.
         reporting_delta: the delta at which epsilon is told, unless the budget names its own.
+        composed_epsilon: epsilon of everything that this release may be composed with (its account's cap).
 
     Raises:
         DefinitionError: the noise would be too large for exact 64-bit sums, or delta is used up.
     """
+    _check_no_overflow(signal, recipe)
     budget, shares = signal.budget_per_release, len(recipe.measures)
     selection = signal.partitions.delta if isinstance(signal.partitions, PrivateSelection) else 0.0
     epsilon_delta = budget.delta if isinstance(budget, ApproxDP) else reporting_delta
@@ -115,7 +119,7 @@ def calibrate(signal: Signal, recipe: Recipe, reporting_delta: float) -> Calibra
 
     epsilon = budget.epsilon if isinstance(budget, PureDP) else epsilon_of_rho(float(rho), left)
     distance = sum(mechanism.measure.l0 * mechanism.distribution.distance for mechanism in mechanisms)
-    sampler_delta = _power_of_ten_above((1 + math.exp(min(epsilon, 300))) * distance)
+    sampler_delta = _power_of_ten_above((1 + math.exp(min(max(epsilon, composed_epsilon), 300))) * distance)
     if sampler_delta > _SAMPLER_SHARE * left:
         raise DefinitionError(
             signal.identity,
@@ -127,7 +131,10 @@ def calibrate(signal: Signal, recipe: Recipe, reporting_delta: float) -> Calibra
     threshold = None
     if recipe.units is not None:
         units = next(mechanism for mechanism in mechanisms if mechanism.measure.name == recipe.units)
-        threshold = selection_threshold(units.distribution, units.measure.l0, selection)
+        try:
+            threshold = selection_threshold(units.distribution, units.measure.l0, selection)
+        except ValueError as error:
+            raise DefinitionError(signal.identity, f"partitions: {error}; make it larger") from None
     return Calibration(
         mechanisms=mechanisms,
         threshold=threshold,
@@ -146,8 +153,13 @@ def selection_threshold(noise: Distribution, l0: int, delta: float) -> int:
         noise: of the unit count, whose sensitivity per partition is 1.
         l0: most keys that one unit can add.
         delta: allowed probability that any of them shows.
+
+    Raises:
+        ValueError: the sampler's distance from the ideal alone could use up delta.
     """
     allowed = -math.expm1(math.log1p(-delta) / l0)
+    if allowed < 4 * noise.distance:
+        raise ValueError(f"delta {delta:g} is below what the sampler resolves ({4 * l0 * noise.distance:.0e})")
     low, high = 1, 2
     while gaussian_tail_probability(noise, high - 1) > allowed:
         low, high = high, high * 2
@@ -186,3 +198,19 @@ def _power_of_ten_above(value: float) -> Decimal:
     """The value rounded up to one digit, so that reports can show it."""
     exact = Decimal(value)
     return exact.quantize(Decimal(1).scaleb(exact.adjusted()), rounding=ROUND_CEILING)
+
+
+def _check_no_overflow(signal: Signal, recipe: Recipe) -> None:
+    """Refuses bounds under which a 64-bit sum over 2^32 units could overflow.
+
+    Raises:
+        DefinitionError: the interval has too many steps for so many rows.
+    """
+    for measure in recipe.measures:
+        if measure.linf > 2**31:
+            raise DefinitionError(
+                signal.identity,
+                f"{measure.name}: one unit could add {measure.linf:,} grid steps to a partition, allowed: at most "
+                "2^31; "
+                "lower max_rows_per_partition or give the interval a coarser step",
+            )

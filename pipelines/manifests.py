@@ -9,10 +9,10 @@ from governance.canonical import decimal_text
 from governance.release import PUBLIC_SAMPLER, Column, Guarantee, Measurement, SignalReference
 from governance.settings import Settings
 from pipelines.compiled import compile_definition, definition_sha256
-from pipelines.definitions import Definition, Signal, UnitKind
+from pipelines.definitions import Definition, Signal
 from pipelines.measurements import OutputKind
 from pipelines.noise import NoiseSource
-from pipelines.plan import SignalPlan, noise_stddev
+from pipelines.plan import SignalPlan, noise_stddev, unit_in_words
 
 __all__ = ["code_versions", "guarantee_of", "public_guarantee", "released_columns", "signal_reference"]
 
@@ -72,7 +72,7 @@ def guarantee_of(plan: SignalPlan, source: NoiseSource) -> Guarantee:
             "kind": "keep_random",
             "max_partitions": signal.bounds.max_partitions,
             "max_rows_per_partition": signal.bounds.max_rows_per_partition,
-            "unit_is": "one event" if signal.privacy_unit.kind is UnitKind.EVENT else "one person",
+            "unit_is": unit_in_words(signal.privacy_unit),
         },
         measurements=tuple(
             Measurement(

@@ -145,7 +145,9 @@ def plan_signal(signal: Signal, settings: Settings) -> SignalPlan:
         known = tuple(account.name for account in settings.accounts)
         raise AccountUnknown(f"{signal.source.name}/{signal.privacy_unit.label}", known)
     recipe = recipe_of(signal)
-    calibration = calibrate(signal, recipe, settings.reporting_delta)
+    # An account whose cap lets epsilon pass 30 promises nothing that a distance of 1e-34 could spoil.
+    composed = min(30.0, account.cap.epsilon(settings.reporting_delta))
+    calibration = calibrate(signal, recipe, settings.reporting_delta, composed)
     return SignalPlan(
         signal=signal,
         definition_sha256=definition_sha256(signal),
@@ -186,6 +188,13 @@ def _pure(calibration: Calibration) -> bool:
 def _factor(epsilon: float) -> str:
     factor = math.exp(min(epsilon, 700))
     return f"{factor:.2f}" if factor < 100 else f"{factor:.3g}"
+
+
+def unit_in_words(unit: PrivacyUnit) -> str:
+    """What one unit is: `one person`, `one person's day`, `one event`."""
+    if unit.kind is UnitKind.EVENT:
+        return "one event"
+    return "one person" if unit.per is None else f"one person's {span_text(unit.per)}"
 
 
 def _hidden(unit: PrivacyUnit) -> str:

@@ -8,11 +8,11 @@ from typing import Protocol
 
 from governance.errors import DefinitionError, ReleaseCorrupt
 from governance.ledger import EntryKind, Ledger
-from governance.release import Manifest, ReleaseStore
+from governance.release import KEYED_SAMPLER, PUBLIC_SAMPLER, Manifest, ReleaseStore
 from pipelines.compiled import definition_sha256
 from pipelines.definitions import Definition
 
-__all__ = ["Outcome", "Progress", "Quiet", "RunResult", "Stage", "unchanged"]
+__all__ = ["Outcome", "Progress", "Quiet", "RunResult", "Stage", "check_same_version", "unchanged"]
 
 
 class Stage(StrEnum):
@@ -64,15 +64,44 @@ class RunResult:
     manifest: Manifest
 
 
-def unchanged(store: ReleaseStore, ledger: Ledger, definition: Definition, release_id: str) -> Manifest:
-    """A release that is there, if the ledger knows it and the definition is still the same."""
-    manifest = store.load(release_id)
+def check_same_version(store: ReleaseStore, definition: Definition) -> None:
+    """Refuses a definition that differs from the one behind another release of its name and version.
+
+    Raises:
+        DefinitionError: it has changed and its version has not.
+    """
+    prefix = f"{definition.name}/v{definition.version}/"
+    for release_id in store.ids():
+        if release_id.startswith(prefix):
+            _check_same(store.load(release_id), definition)
+            return
+
+
+def _check_same(manifest: Manifest, definition: Definition) -> None:
     if manifest.signal.definition_sha256 != definition_sha256(definition):
         raise DefinitionError(
             definition.identity,
-            f"the definition differs from the one that made {release_id}; raise version to release the new one "
+            f"the definition differs from the one that made {manifest.release_id}; raise version to release the new "
+            "one "
             "beside it",
         )
+
+
+def unchanged(store: ReleaseStore, ledger: Ledger, definition: Definition, release_id: str) -> Manifest:
+    """A release that is there, if the ledger knows it, its noise is real, and the definition is still the same.
+
+    Raises:
+        DefinitionError: the definition has changed and its version has not.
+        ReleaseCorrupt: not what the ledger committed, or made by a test's noise source.
+    """
+    manifest = store.load(release_id)
+    if manifest.guarantee.sampler not in (KEYED_SAMPLER, PUBLIC_SAMPLER):
+        raise ReleaseCorrupt(
+            f"{release_id}: its noise came from a test source ({manifest.guarantee.sampler}); remove the project's "
+            "state "
+            "and run it again"
+        )
+    _check_same(manifest, definition)
     for known in ledger.runs():
         if known.run_id == manifest.ledger.run_id and known.state is EntryKind.COMMIT:
             if known.manifest_sha256 == manifest.sha256:

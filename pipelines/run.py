@@ -24,7 +24,7 @@ from governance.canonical import sha256_file
 from governance.errors import EngineError
 from governance.files import exclusive_lock, remove_tree
 from governance.ledger import EntryKind, Ledger, Request
-from governance.recovery import recover, release_lock_path
+from governance.recovery import check_known, recover, release_lock_path, settle
 from governance.release import (
     DataFile,
     InputFingerprint,
@@ -41,7 +41,7 @@ from pipelines.manifests import code_versions, guarantee_of, released_columns, s
 from pipelines.noise import KeyedNoise, NoiseSource, ReleaseKey
 from pipelines.plan import SignalPlan, plan_signal
 from pipelines.project import load_project
-from pipelines.results import Outcome, Progress, Quiet, RunResult, Stage, unchanged
+from pipelines.results import Outcome, Progress, Quiet, RunResult, Stage, check_same_version, unchanged
 from pipelines.windows import Newest, Span, WindowChoice, choose_windows
 
 if TYPE_CHECKING:
@@ -87,17 +87,20 @@ def run(
     results: list[RunResult] = []
     with Ledger(settings.ledger_path, clock=clock) as ledger, ExitStack() as locks:
         recover(settings, ledger)
+        check_known(settings, ledger)
         runner = _Runner(
             settings=settings, store=store, ledger=ledger, progress=progress or Quiet(), noise=noise, clock=clock
         )
         tasks: list[_Task] = []
         for signal in (definition for definition in chosen if isinstance(definition, Signal)):
             plan = plan_signal(signal, settings)
+            check_same_version(store, signal)
             for span in choose_windows(
                 signal.window, windows or Newest(1), settings.calendar, clock().date(), signal.identity
             ):
                 release_id = f"{signal.name}/v{signal.version}/{span.label}"
                 locks.enter_context(exclusive_lock(release_lock_path(settings, release_id), release_id))
+                settle(settings, ledger, release_id)
                 if store.exists(release_id):
                     manifest = unchanged(store, ledger, signal, release_id)
                     results.append(RunResult(release_id=release_id, outcome=Outcome.PRESENT, manifest=manifest))
@@ -153,15 +156,15 @@ class _Runner:
         try:
             for task in tasks:
                 self.progress.stage(task.release_id, Stage.RESERVE)
-            self.ledger.reserve_all(tuple(task.request for task in tasks))
+            reserved = self.ledger.reserve_all(tuple(task.request for task in tasks))
             made = []
             checked: dict[str, _Checked] = {}
-            for task in tasks:
+            for task, entry in zip(tasks, reserved, strict=True):
                 name = task.plan.signal.name
                 self.progress.stage(task.release_id, Stage.CHECK)
                 if name not in checked:
                     checked[name] = self._check(task.plan)
-                manifest = self._release(task, checked[name])
+                manifest = self._release(task, entry, checked[name])
                 made.append(RunResult(release_id=task.release_id, outcome=Outcome.RELEASED, manifest=manifest))
             return made
         finally:
@@ -173,12 +176,10 @@ class _Runner:
 
     def _check(self, plan: SignalPlan) -> _Checked:
         """Opens and checks a signal's input, once for all its windows."""
-        from pipelines.engine.aggregate import check_no_overflow
         from pipelines.engine.inputs import check_footers, check_rows, open_inputs
         from pipelines.engine.session import spark_session
 
         signal = plan.signal
-        check_no_overflow(signal, plan.recipe)
         inputs = open_inputs(signal, plan.recipe, self.settings.root)
         check_footers(signal, inputs)
         spark = spark_session(self.settings.spark)
@@ -190,12 +191,13 @@ class _Runner:
             fingerprints=_fingerprints(signal, inputs, fingerprint_key(self.settings.keys_dir / "fingerprint.key")),
         )
 
-    def _release(self, task: _Task, checked: _Checked) -> Manifest:
+    def _release(self, task: _Task, reserve_entry: int, checked: _Checked) -> Manifest:
         """Draws, writes, publishes and commits one window."""
         source, released = self._released(task, checked.inputs)
+        columns = released_columns(task.plan, dict(released.dtypes))
         staging = self.settings.staging_dir / task.run_id
         self.progress.stage(task.release_id, Stage.DRAW)
-        self.ledger.draw(task.run_id)
+        draw_entry = self.ledger.draw(task.run_id)
         try:
             self.progress.stage(task.release_id, Stage.WRITE)
             with no_data_in_errors(task.release_id):
@@ -207,10 +209,15 @@ class _Runner:
                 window=WindowReference(start=task.span.start.isoformat(), end=task.span.end.isoformat()),
                 created_at=self.clock().isoformat(timespec="seconds"),
                 keys=task.plan.signal.entity.keys,
-                columns=released_columns(task.plan, dict(released.dtypes)),
+                columns=columns,
                 rows=rows,
                 guarantee=guarantee_of(task.plan, source),
-                ledger=self._ledger_reference(task),
+                ledger=LedgerReference(
+                    account=task.plan.account.name,
+                    run_id=task.run_id,
+                    reserve_entry=reserve_entry,
+                    draw_entry=draw_entry,
+                ),
                 inputs=checked.fingerprints,
                 quality=checked.quality,
                 code=code_versions(),
@@ -244,15 +251,6 @@ class _Runner:
             sums = sum_partitions(bounded, signal, plan.recipe, inputs, spark)
             files = self.settings.spark.release_files
             return source, add_noise(sums, signal, plan.recipe, plan.calibration, source, files=files)
-
-    def _ledger_reference(self, task: _Task) -> LedgerReference:
-        entries = {entry.kind: entry.sequence for entry in self.ledger.entries() if entry.run_id == task.run_id}
-        return LedgerReference(
-            account=task.plan.account.name,
-            run_id=task.run_id,
-            reserve_entry=entries[EntryKind.RESERVE],
-            draw_entry=entries[EntryKind.DRAW],
-        )
 
 
 def _fingerprints(signal: Signal, inputs: SignalInputs, key: bytes) -> tuple[InputFingerprint, ...]:

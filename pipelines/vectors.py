@@ -24,7 +24,7 @@ from pipelines.content import build_vectors
 from pipelines.definitions import ContentEmbedding
 from pipelines.engine.tables import open_table
 from pipelines.manifests import code_versions, public_guarantee, signal_reference
-from pipelines.results import Outcome, Progress, RunResult, Stage, unchanged
+from pipelines.results import Outcome, Progress, RunResult, Stage, check_same_version, unchanged
 
 __all__ = ["release_vectors"]
 
@@ -40,6 +40,7 @@ def release_vectors(
     """Item vectors from public facts: a release that costs nothing, named by its input's fingerprint."""
     source = open_table(settings.root, embedding.source.table)
     fingerprint = source.public_fingerprint()
+    check_same_version(store, embedding)
     release_id = f"{embedding.name}/v{embedding.version}/{fingerprint.removeprefix('sha256:')[:12]}"
     with exclusive_lock(release_lock_path(settings, release_id), release_id):
         if store.exists(release_id):
@@ -54,7 +55,9 @@ def release_vectors(
         progress.stage(release_id, Stage.CHECK)
         vectors = build_vectors(embedding, settings.root)
         run_id = uuid4().hex
-        staging = settings.staging_dir / run_id
+        # Named by the release, so that the next run removes what a killed one left.
+        staging = settings.staging_dir / release_id.replace("/", "~")
+        remove_tree(staging)
         try:
             progress.stage(release_id, Stage.WRITE)
             file = vectors.write(staging / "release" / "part-00000.parquet", embedding.key)

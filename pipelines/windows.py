@@ -64,8 +64,9 @@ def choose_windows(
         ConfigError: no complete window lies within the calendar, or a day does not start one.
     """
     first = None if calendar.first_day is None else _midnight(calendar.first_day)
-    # A calendar may run ahead; no window is complete before it has happened.
-    last_day = min(calendar.last_day or today - timedelta(days=1), today)
+    # A calendar may run ahead; no day is complete before it is over.
+    yesterday = today - timedelta(days=1)
+    last_day = min(calendar.last_day or yesterday, yesterday)
     complete = _midnight(last_day) + timedelta(days=1)
     if isinstance(choice, Starting):
         days = sorted(set(choice.days))

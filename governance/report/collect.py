@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 from governance.canonical import sha256_hex
@@ -272,8 +273,9 @@ def _epsilon(loss: PrivacyLoss, delta: float) -> float | None:
 def _fits(loss: PrivacyLoss, remaining: PrivacyLoss) -> int | None:
     """How often a loss still fits into what remains."""
     pairs = ((remaining.rho, loss.rho), (remaining.delta, loss.delta))
-    times = [max(Decimal(0), left) // cost for left, cost in pairs if cost > 0]
-    return int(min(times)) if times else None
+    # Fractions: a quotient of decimals is refused when it has more digits than the context holds.
+    times = [int(Fraction(max(Decimal(0), left)) / Fraction(cost)) for left, cost in pairs if cost > 0]
+    return min(times) if times else None
 
 
 # --- the rest --------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Contribution bounds: from events to at most L0 rows of each privacy unit, one a partition, in whole grid steps.
 
-Sensitivity. Every step is a function of one unit's own rows and of two public salts: rows are cut by a window over
-(unit, partition), partitions by a window over the unit. So taking one unit away takes away exactly its own bounded rows
+Sensitivity. Every step is a function of one unit's own rows and of two public salts: rows are cut within
+(unit, partition), partitions within the unit. So taking one unit away takes away exactly its own bounded rows
 and changes nobody else's, whatever the order of the data. What is left of a unit is at most L0 rows; each holds, for
 every measurement, a sum of at most `max_rows_per_partition` integers that were clamped to the measurement's range
 before (`Measure.linf`). This holds for any value of the salts: they need not be secret, and serve only to make the
@@ -12,25 +12,31 @@ values), so which rows and partitions are kept is uniform over units' choices an
 or on other users. Rows that are equal in all those columns share one rank: they are interchangeable, and are kept or
 dropped together as far as the bound allows. Values decide between equal ranks, so ties cannot depend on the order.
 
-One exchange by unit serves every step: the later groupings and windows contain the unit's columns.
+How. Spark reads, joins and computes ranks and codes as columns; rows then go to Python in Arrow batches, are split by
+a hash of their unit into buckets, exchanged as a few large blobs instead of as rows, and bounded bucket by bucket
+(kernel.py). A unit's rows all carry the same bucket, so it meets itself in one place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.definitions import Interval, Signal
 from pipelines.engine.inputs import SignalInputs, event_seconds
+from pipelines.engine.kernel import CODE_BITS, Bounds
 from pipelines.measurements import Measure, MeasureKind, Recipe
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyspark.sql import Column, DataFrame
 
-__all__ = ["Salts", "bound"]
+__all__ = ["Salts", "bound", "measured"]
 
-
-_CODE_BITS = 31
+_ROWS_PER_BUCKET = 1_000_000
+_ROWS_BEFORE_FLUSH = 2_000_000
+_MOST_BUCKETS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +48,12 @@ class Salts:
 
 
 def bound(events: DataFrame, signal: Signal, recipe: Recipe, inputs: SignalInputs, salts: Salts) -> DataFrame:
-    """Bounds every unit's contribution.
+    """Bounds every unit's contribution and sums what is left.
 
     Returns:
-        One row for each (unit, partition) that is kept: `__k0..` (the entity's keys, in order) and `__m0..` (int64,
-        in the recipe's order of measurements).
+        `__k0..` (the entity's keys, in order), `__units`, `__rows` and `__v0..` (int64): exact sums over bounded
+        contributions, one row for each key and bucket; a key may come from several buckets.
     """
-    from pyspark.sql import Window
     from pyspark.sql import functions as F
 
     units, unit_names = _unit_columns(signal, inputs)
@@ -56,43 +61,121 @@ def bound(events: DataFrame, signal: Signal, recipe: Recipe, inputs: SignalInput
     key_names = [f"__k{i}" for i in range(len(keys))]
     group = [*unit_names, *key_names]
     values = _values(recipe)
-    limit = signal.bounds.max_rows_per_partition
-    if not values:
-        # Without values the rows of a unit in a partition are alike: their number is all there is.
-        rows = events.select(*units, *keys).repartition(*unit_names)
-        counted = F.least(F.count(F.lit(1)), F.lit(limit)).alias("__rows")
-        contributions = rows.groupBy(*group).agg(counted)
-    else:
-        time = event_seconds(signal, inputs).alias("__t")
-        codes = [_code(value).alias(value.name) for value in values]
-        rank = F.shiftright(F.xxhash64(F.lit(salts.rows), *group, "__t", *(value.name for value in values)), _CODE_BITS)
-        ranked = events.select(*units, *keys, time, *codes).withColumn("__rank", rank)
-        packed = sum(value.bits for value in values) <= _CODE_BITS
-        if packed:
-            # Rank and values in one integer that sorts alike: less to exchange, and a minimum that needs no sort.
-            ranked = ranked.withColumn("__row", _packed(values))
-        row = ["__row"] if packed else ["__rank", *(value.name for value in values)]
-        rows = ranked.select(*group, *row).repartition(*unit_names)
-        if limit == 1:
-            first = F.min("__row").alias("__row") if packed else F.min(F.struct(*row)).alias("__row")
-            kept = rows.groupBy(*group).agg(first)
-            unpacked = _unpacked(values) if packed else [F.col(f"__row.{value.name}") for value in values]
-            columns = [column.alias(value.name) for column, value in zip(unpacked, values, strict=True)]
-            contributions = kept.select(*group, F.lit(1).cast("long").alias("__rows"), *columns)
-        else:
-            order = Window.partitionBy(*group).orderBy(*row)
-            kept = rows.withColumn("__n", F.row_number().over(order)).where(F.col("__n") <= limit)
-            unpacked = _unpacked(values) if packed else [F.col(value.name) for value in values]
-            sums = [F.sum(column).alias(value.name) for column, value in zip(unpacked, values, strict=True)]
-            contributions = kept.groupBy(*group).agg(F.count(F.lit(1)).alias("__rows"), *sums)
-
-    partition_rank = F.xxhash64(F.lit(salts.partitions), *group)
-    order = Window.partitionBy(*unit_names).orderBy(partition_rank, *key_names)
-    kept = contributions.withColumn("__n", F.row_number().over(order)).where(
-        F.col("__n") <= signal.bounds.max_partitions
+    bounds = Bounds(
+        units=tuple(unit_names),
+        keys=tuple(key_names),
+        max_partitions=signal.bounds.max_partitions,
+        max_rows=signal.bounds.max_rows_per_partition,
+        value_bits=tuple(value.bits for value in values),
     )
-    measured = [_measured(measure, values).alias(f"__m{i}") for i, measure in enumerate(recipe.measures)]
-    return kept.select(*key_names, *measured)
+    codes = [_code(value).alias(value.name) for value in values]
+    time = [event_seconds(signal, inputs).alias("__t")] if values else []
+    rows = events.select(*units, *keys, *time, *codes)
+    row: list[str] = []
+    if values:
+        hashed = F.xxhash64(F.lit(salts.rows), *group, "__t", *bounds.values)
+        rank = F.shiftleft(F.shiftright(hashed, CODE_BITS), CODE_BITS)
+        rows = rows.withColumn("__row", _packed(rank, values) if bounds.packed else rank)
+        row = ["__row"] if bounds.packed else ["__row", *bounds.values]
+
+    buckets = _buckets(inputs)
+    ranked = rows.select(
+        *group,
+        *row,
+        F.xxhash64(F.lit(salts.partitions), *group).alias("__p"),
+        F.pmod(F.xxhash64(*unit_names), F.lit(buckets)).cast("int").alias("__b"),
+    )
+    types = dict(ranked.dtypes)
+    schema = ", ".join(
+        [*(f"{name} {types[name]}" for name in key_names), *(f"{name} bigint" for name in bounds.totals)]
+    )
+    blobs = ranked.mapInArrow(_Split(buckets=buckets), "bucket int, data binary")
+    return blobs.repartitionById(buckets, "bucket").mapInArrow(_Bound(bounds=bounds), schema)
+
+
+def measured(measure: Measure, recipe: Recipe) -> Column:
+    """A measurement's value from the sums that `bound` gives, summed over buckets."""
+    from pyspark.sql import functions as F
+
+    if measure.kind is MeasureKind.UNITS:
+        return F.col("__units")
+    if measure.kind is MeasureKind.ROWS:
+        return F.col("__rows")
+    value = next(v for v in _values(recipe) if (v.column, v.interval) == (measure.column, measure.interval))
+    # Codes count from the lowest step; the measurement counts from its centre (0 for a plain sum).
+    return F.col(value.name) + F.col("__rows") * F.lit(value.interval.grid[0] - measure.centre).cast("long")
+
+
+def _buckets(inputs: SignalInputs) -> int:
+    """How many buckets: enough for a bucket's rows to fit a worker's memory. It shows in no released byte."""
+    return min(_MOST_BUCKETS, max(2, -(-inputs.events.rows // _ROWS_PER_BUCKET)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Split:
+    """Splits rows by bucket; gives one Arrow IPC stream for each bucket and each few million rows."""
+
+    buckets: int
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        pending: list[list[pa.RecordBatch]] = [[] for _ in range(self.buckets)]
+        held = 0
+        for batch in batches:
+            self._split(batch, pending)
+            held += batch.num_rows
+            if held >= _ROWS_BEFORE_FLUSH:
+                yield from self._flushed(pending)
+                held = 0
+        yield from self._flushed(pending)
+
+    def _split(self, batch: pa.RecordBatch, pending: list[list[pa.RecordBatch]]) -> None:
+        import numpy as np
+        import pyarrow as pa
+
+        buckets = batch.column("__b").to_numpy().astype(np.uint16)
+        order = np.argsort(buckets, kind="stable")
+        edges = np.searchsorted(buckets[order], np.arange(self.buckets + 1))
+        ordered = batch.select([name for name in batch.schema.names if name != "__b"]).take(pa.array(order, pa.int64()))
+        for bucket in np.flatnonzero(np.diff(edges)).tolist():
+            start, stop = int(edges[bucket]), int(edges[bucket + 1])
+            pending[bucket].append(ordered.slice(start, stop - start))
+
+    @staticmethod
+    def _flushed(pending: list[list[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        for bucket, parts in enumerate(pending):
+            if not parts:
+                continue
+            sink = pa.BufferOutputStream()
+            table = pa.Table.from_batches(parts).combine_chunks()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            data = pa.array([sink.getvalue().to_pybytes()], pa.binary())
+            yield pa.RecordBatch.from_arrays([pa.array([bucket], pa.int32()), data], names=["bucket", "data"])
+            parts.clear()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Bound:
+    """Bounds the buckets of a partition, one after the other."""
+
+    bounds: Bounds
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        from pipelines.engine.kernel import bounded_sums
+
+        tables: dict[int, list[pa.Table]] = {}
+        for batch in batches:
+            buckets: list[int] = batch.column(0).to_numpy().tolist()
+            for bucket, data in zip(buckets, batch.column(1), strict=True):
+                with pa.ipc.open_stream(data.as_buffer()) as stream:
+                    tables.setdefault(bucket, []).append(stream.read_all())
+        while tables:
+            _, parts = tables.popitem()
+            yield from bounded_sums(pa.concat_tables(parts), self.bounds).to_batches()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,25 +200,15 @@ def _values(recipe: Recipe) -> list[_Value]:
     return [_Value(name=f"__v{i}", column=column, interval=interval) for i, (column, interval) in enumerate(read)]
 
 
-def _packed(values: list[_Value]) -> Column:
-    """`rank` in the upper 33 bits, the values' codes below it, the first one highest."""
+def _packed(rank: Column, values: list[_Value]) -> Column:
+    """`rank` in the upper 33 bits, the values' codes below it, the first one highest: one integer that sorts alike."""
     from pyspark.sql import functions as F
 
-    packed, offset = F.shiftleft("__rank", _CODE_BITS), _CODE_BITS
+    packed, offset = rank, CODE_BITS
     for value in values:
         offset -= value.bits
         packed = packed.bitwiseOR(F.shiftleft(value.name, offset))
     return packed
-
-
-def _unpacked(values: list[_Value]) -> list[Column]:
-    from pyspark.sql import functions as F
-
-    columns, offset = [], _CODE_BITS
-    for value in values:
-        offset -= value.bits
-        columns.append(F.shiftright("__row", offset).bitwiseAND(F.lit((1 << value.bits) - 1).cast("long")))
-    return columns
 
 
 def _unit_columns(signal: Signal, inputs: SignalInputs) -> tuple[list[Column], list[str]]:
@@ -171,15 +244,3 @@ def _code(value: _Value) -> Column:
     return F.greatest(F.least(steps, F.lit(highest).cast("long")), F.lit(lowest).cast("long")) - F.lit(lowest).cast(
         "long"
     )
-
-
-def _measured(measure: Measure, values: list[_Value]) -> Column:
-    from pyspark.sql import functions as F
-
-    if measure.kind is MeasureKind.UNITS:
-        return F.lit(1).cast("long")
-    if measure.kind is MeasureKind.ROWS:
-        return F.col("__rows").cast("long")
-    value = next(value for value in values if (value.column, value.interval) == (measure.column, measure.interval))
-    # Codes count from the lowest step; the measurement counts from its centre (0 for a plain sum).
-    return F.col(value.name) + F.col("__rows") * F.lit(value.interval.grid[0] - measure.centre).cast("long")

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from governance.errors import DefinitionError, NonFiniteValue, NullValue
+from governance.errors import ColumnTypeError, DefinitionError, NonFiniteValue, NullValue
 from pipelines.definitions import PublicColumn, PublicPartitions, Signal
-from pipelines.engine.tables import Table, open_table
+from pipelines.engine.tables import Table, kind_of, open_table
 from pipelines.measurements import Recipe
 from pipelines.windows import Span
 
@@ -51,7 +52,7 @@ def open_inputs(signal: Signal, recipe: Recipe, root: Path) -> SignalInputs:
         DefinitionError: a join adds a column that the events have already.
     """
     events = open_table(root, signal.source.table)
-    joined = tuple(open_table(root, join.table.table) for join in signal.joins)
+    joined = tuple(_public(signal, events, open_table(root, join.table.table)) for join in signal.joins)
     origin = _joined_columns(signal, events, joined)
     exploded = {join.explode for join in signal.joins}
 
@@ -59,11 +60,10 @@ def open_inputs(signal: Signal, recipe: Recipe, root: Path) -> SignalInputs:
     for column in (signal.source.person, *signal.privacy_unit.columns):
         events.require(column, "unit")
     for key in signal.entity.keys:
-        if key not in exploded:
-            origin.get(key, events).require(key, "key")
+        origin.get(key, events).require(key, "key", element=key in exploded)
     values = {m.column: origin.get(m.column, events) for m in recipe.measures if m.column is not None}
     for column, table in values.items():
-        table.require(column, "value")
+        table.require(column, "value", element=column in exploded)
     read = (
         signal.source.timestamp,
         signal.source.person,
@@ -72,13 +72,31 @@ def open_inputs(signal: Signal, recipe: Recipe, root: Path) -> SignalInputs:
         *(key for key in signal.entity.keys if key not in origin),
         *(column for column, table in values.items() if table is events),
     )
-    return SignalInputs(
+    inputs = SignalInputs(
         events=events,
         joined=joined,
-        domains=_domains(signal, root),
+        domains=_domains(signal, events, root),
         event_columns=tuple(dict.fromkeys(read)),
         values=values,
     )
+    _check_domain_kinds(signal, inputs, origin, exploded)
+    return inputs
+
+
+def _public(signal: Signal, events: Table, table: Table) -> Table:
+    """A public table, unless it is the private one under another name.
+
+    Raises:
+        DefinitionError: it shares files with the events.
+    """
+    one, two = events.path, table.path
+    if one == two or one in two.parents or two in one.parents:
+        raise DefinitionError(
+            signal.identity,
+            f"{table.name} is used as a public table, but it shares files with the private events; "
+            "public keys and facts must not come from the private data",
+        )
+    return table
 
 
 def _joined_columns(signal: Signal, events: Table, joined: tuple[Table, ...]) -> dict[str, Table]:
@@ -87,6 +105,9 @@ def _joined_columns(signal: Signal, events: Table, joined: tuple[Table, ...]) ->
     for join, table in zip(signal.joins, joined, strict=True):
         events.require(join.on, "unit")
         table.require(join.on, "unit")
+        if events.kind(join.on) != table.kind(join.on):
+            both = f"{table.type_of(join.on)} here and {events.type_of(join.on)} in {events.name}"
+            raise ColumnTypeError(table.name, join.on, both, "whole numbers in both, or strings in both")
         for column in join.columns:
             if column in events.schema.names or column in origin:
                 raise DefinitionError(
@@ -100,15 +121,43 @@ def _joined_columns(signal: Signal, events: Table, joined: tuple[Table, ...]) ->
     return origin
 
 
-def _domains(signal: Signal, root: Path) -> dict[str, Table]:
+def _domains(signal: Signal, events: Table, root: Path) -> dict[str, Table]:
     """The public tables behind public partitions, by key."""
     domains = {}
     if isinstance(signal.partitions, PublicPartitions):
         for key, domain in signal.partitions.domains.items():
             if isinstance(domain, PublicColumn):
-                domains[key] = open_table(root, domain.table.table)
+                domains[key] = _public(signal, events, open_table(root, domain.table.table))
                 domains[key].require(domain.column, "key")
     return domains
+
+
+def _check_domain_kinds(
+    signal: Signal, inputs: SignalInputs, origin: dict[str, Table], exploded: set[str | None]
+) -> None:
+    """Compares the kinds of public domains with those of the keys they are for.
+
+    Raises:
+        ColumnTypeError, DefinitionError: a domain of another kind, which no key could ever equal.
+    """
+    if not isinstance(signal.partitions, PublicPartitions):
+        return
+    for key, domain in signal.partitions.domains.items():
+        table = origin.get(key, inputs.events)
+        found = table.element_type(key) if key in exploded else table.type_of(key)
+        if isinstance(domain, PublicColumn):
+            public = inputs.domains[key]
+            if public.kind(domain.column) != kind_of(found):
+                both = f"{public.type_of(domain.column)} here, but {key!r} is {found} in {table.name}"
+                raise ColumnTypeError(public.name, domain.column, both, "the same kind in both")
+        elif _LITERAL_KINDS[type(domain[0])] != kind_of(found):
+            raise DefinitionError(
+                signal.identity,
+                f"partitions: the domain of {key!r} is of {type(domain[0]).__name__}, but the data has {found}",
+            )
+
+
+_LITERAL_KINDS = {int: "integer", str: "text", date: "date"}
 
 
 def check_footers(signal: Signal, inputs: SignalInputs) -> None:
@@ -184,20 +233,24 @@ def _scan(spark: SparkSession, table: Table, roles: dict[str, str], suspects: li
 
 
 def _read(spark: SparkSession, table: Table) -> DataFrame:
-    return spark.read.parquet(*(str(file) for file in table.files))
+    return spark.read.parquet(*table.spark_paths())
 
 
 def read_events(signal: Signal, inputs: SignalInputs, span: Span, spark: SparkSession) -> DataFrame:
     """The events of a window with public facts joined; only the columns that are needed, the filter pushed down.
 
-    A join may multiply rows (one for each genre of an item), which is why bounding comes after it.
+    A join may multiply rows (one for each genre of an item), which is why bounding comes after it. With public
+    partitions, rows of other keys are dropped here, so that a unit's bounds are not spent on what is never released:
+    whether a row stays depends on that row and public values alone.
     """
     from pyspark.sql import functions as F
 
     time = F.col(signal.source.timestamp)
     events = _read(spark, inputs.events).select(*inputs.event_columns)
-    if _is_integer(inputs.events, signal.source.timestamp):
-        events = events.where((time >= int(span.start.timestamp())) & (time < int(span.end.timestamp())))
+    ticks = ticks_per_second(signal, inputs)
+    if ticks is not None:
+        first, last = (int(moment.timestamp()) * ticks for moment in (span.start, span.end))
+        events = events.where((time >= first) & (time < last))
     else:
         start, end = (F.lit(moment.isoformat()).cast("timestamp") for moment in (span.start, span.end))
         if getattr(inputs.events.type_of(signal.source.timestamp), "tz", None) is None:
@@ -208,20 +261,43 @@ def read_events(signal: Signal, inputs: SignalInputs, span: Span, spark: SparkSe
         events = events.join(facts, join.on, "inner")
         if join.explode is not None:
             events = events.withColumn(join.explode, F.explode(join.explode)).where(F.col(join.explode).isNotNull())
+    if isinstance(signal.partitions, PublicPartitions):
+        types = dict(events.dtypes)
+        for key, domain in signal.partitions.domains.items():
+            if isinstance(domain, PublicColumn):
+                events = events.join(public_values(inputs, key, domain, types[key], spark), key, "left_semi")
+            else:
+                events = events.where(F.col(key).isin(*domain))
     return events
 
 
-def _is_integer(table: Table, column: str) -> bool:
+def public_values(inputs: SignalInputs, key: str, domain: PublicColumn, kind: str, spark: SparkSession) -> DataFrame:
+    """The distinct values of a public domain, as a column named like the key, of Spark type `kind`."""
+    from pyspark.sql import functions as F
+
+    values = _read(spark, inputs.domains[key]).select(F.col(domain.column).cast(kind).alias(key))
+    return values.where(F.col(key).isNotNull()).distinct()
+
+
+def ticks_per_second(signal: Signal, inputs: SignalInputs) -> int | None:
+    """How many of the event time's units make a second, where Spark reads it as a number; None for timestamps."""
     from pyarrow import types
 
-    return bool(types.is_integer(table.type_of(column)))
+    found = inputs.events.type_of(signal.source.timestamp)
+    if types.is_integer(found):
+        return 1
+    return 1_000_000_000 if types.is_timestamp(found) and found.unit == "ns" else None
 
 
 def event_seconds(signal: Signal, inputs: SignalInputs) -> Column:
-    """The event time as whole Unix seconds."""
+    """The event time as whole Unix seconds, rounded down."""
     from pyspark.sql import functions as F
 
     time = F.col(signal.source.timestamp)
-    if _is_integer(inputs.events, signal.source.timestamp):
+    ticks = ticks_per_second(signal, inputs)
+    if ticks is None:
+        return F.unix_seconds(time.cast("timestamp"))
+    if ticks == 1:
         return time.cast("long")
-    return F.unix_seconds(time.cast("timestamp"))
+    name = "`" + signal.source.timestamp.replace("`", "``") + "`"
+    return F.expr(f"({name} - pmod({name}, {ticks}L)) div {ticks}L")

@@ -4,7 +4,9 @@ Noise touches data once. It is a keyed function of (release, measurement, partit
 again, a speculative copy, or a second action computes the same bytes. Exact sums live in memory and in shuffle
 blocks, never in a file of ours.
 
-The partition's 128-bit block is `SHA-256(JSON array of the key's texts)[:16]`: the JSON makes it unambiguous.
+The partition's 128-bit block is `SHA-256(hex of each key column's bytes, joined by commas)[:16]`: of the bytes, because
+a text that is not valid UTF-8 would turn into replacement characters on its way through a string function, and two such
+keys would share their noise.
 """
 
 from __future__ import annotations
@@ -152,7 +154,8 @@ def add_noise(
         threshold=calibration.threshold,
     )
     keys = [f"__k{i}" for i in range(len(signal.entity.keys))]
-    digest = F.unhex(F.sha2(F.to_json(F.array(*(F.col(key).cast("string") for key in keys))), 256))
+    texts = (F.hex(F.col(key).cast("string").cast("binary")) for key in keys)
+    digest = F.unhex(F.sha2(F.concat_ws(",", *texts), 256))
     types = dict(sums.dtypes)
     schema = ", ".join(
         [

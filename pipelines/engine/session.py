@@ -17,35 +17,43 @@ if TYPE_CHECKING:
 __all__ = ["spark_session"]
 
 
+_SQL_SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.adaptive.enabled": "true",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.legacy.parquet.nanosAsLong": "true",
+}
+_MARK = "spark.sql.hedgerow.session"
+_VALUES_IN_LOGS = ("SQLQueryContextLogger", "DataFrameQueryContextLogger")
+
+
 def spark_session(settings: Spark) -> SparkSession:
-    """Starts Spark, or returns the session that runs.
+    """Starts Spark, or gives a session of the one that runs.
 
     Raises:
-        EnvironmentProblem: Java is missing or too old.
+        EnvironmentProblem: Java is missing or too old, or the Spark that runs keeps a UI or an event log, which would
+            show exact counts.
     """
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
+    _silence_query_errors()
     active = SparkSession.getActiveSession()
     if active is not None:
-        return active
+        return active if active.conf.get(_MARK, "") else _own_session(active, settings)
     builder = (
         SparkSession.builder.appName("hedgerow")
         .master(settings.master)
         .config("spark.driver.memory", settings.driver_memory)
-        .config("spark.sql.shuffle.partitions", settings.shuffle_partitions)
-        .config("spark.sql.session.timeZone", "UTC")
-        .config("spark.sql.adaptive.enabled", True)
-        .config("spark.sql.ansi.enabled", True)
-        .config("spark.sql.execution.arrow.maxRecordsPerBatch", 65_536)
-        .config("spark.sql.parquet.compression.codec", "zstd")
         .config("spark.ui.enabled", False)
         .config("spark.ui.showConsoleProgress", False)
         .config("spark.eventLog.enabled", False)
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .config("spark.driver.host", "127.0.0.1")
         .config("spark.driver.extraJavaOptions", "-XX:+UseParallelGC -XX:ReservedCodeCacheSize=256m")
     )
+    if settings.master.startswith("local"):
+        builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
     try:
         with _silent_children():
             session = builder.getOrCreate()
@@ -56,7 +64,36 @@ def spark_session(settings: Spark) -> SparkSession:
     session.sparkContext.setLogLevel("OFF")
     # Workers run this interpreter, with its packages; PYSPARK_PYTHON is the environment's, which is not ours to set.
     session.sparkContext.pythonExec = sys.executable
+    return _configured(session, settings)
+
+
+def _own_session(active: SparkSession, settings: Spark) -> SparkSession:
+    """A session beside somebody else's, in the same Spark: their SQL settings stay theirs."""
+    context = active.sparkContext.getConf()
+    for setting in ("spark.ui.enabled", "spark.eventLog.enabled"):
+        if context.get(setting, "true" if setting == "spark.ui.enabled" else "false") == "true":
+            raise EnvironmentProblem(
+                f"the Spark that runs here has {setting}=true, which would show exact counts; stop it, or start it "
+                "with "
+                f"{setting}=false"
+            )
+    return _configured(active.newSession(), settings)
+
+
+def _configured(session: SparkSession, settings: Spark) -> SparkSession:
+    for name, value in _SQL_SETTINGS.items():
+        session.conf.set(name, value)
+    session.conf.set("spark.sql.shuffle.partitions", str(settings.shuffle_partitions))
+    session.conf.set(_MARK, "true")
     return session
+
+
+def _silence_query_errors() -> None:
+    """PySpark logs failed queries from Python, with the values they failed on; those loggers are switched off."""
+    from pyspark.logger import PySparkLogger
+
+    for name in _VALUES_IN_LOGS:
+        PySparkLogger.getLogger(name).disabled = True
 
 
 @contextmanager

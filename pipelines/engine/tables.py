@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from governance.canonical import sha256_file
 from governance.errors import ColumnMissing, ColumnTypeError, ConfigError, EmptyInput, InputMissing
@@ -19,7 +21,7 @@ from governance.files import write_atomic
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Table", "fingerprint_key", "open_table"]
+__all__ = ["Table", "fingerprint_key", "kind_of", "open_table"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class Table:
         path: absolute.
         files: its parquet files, sorted.
         schema: of the first file.
+        rows: how many rows it has: private where the table is; it sizes buffers and is told to nobody.
         without_nulls: columns of which every footer says that they have no null.
         with_nulls: columns of which some footer says that they have one.
     """
@@ -39,6 +42,7 @@ class Table:
     path: Path
     files: tuple[Path, ...]
     schema: pa.Schema
+    rows: int
     without_nulls: frozenset[str]
     with_nulls: frozenset[str]
 
@@ -53,29 +57,40 @@ class Table:
         kind: pa.DataType = self.schema.field(column).type
         return kind
 
-    def require(self, column: str, role: str) -> None:
-        """Checks that a column is there and has a type that fits its role: unit, key, time, value, text or list.
+    def element_type(self, column: str) -> pa.DataType:
+        """The type of a list column's elements.
+
+        Raises:
+            ColumnMissing, ColumnTypeError: no such column, or it holds no lists.
+        """
+        self.require(column, "list")
+        found: Any = self.type_of(column)
+        element: pa.DataType = found.value_type
+        return element
+
+    def kind(self, column: str) -> str:
+        """A column's kind: `integer`, `text`, `date`, `time`, `number`, `list` or `other`."""
+        return kind_of(self.type_of(column))
+
+    def require(self, column: str, role: str, *, element: bool = False) -> None:
+        """Checks that a column is there and that its type fits its role: unit, key, time, value or list.
+
+        Args:
+            column: its name.
+            role: what it is to be used for.
+            element: whether the column holds lists, whose elements are meant.
 
         Raises:
             ColumnMissing, ColumnTypeError
         """
-        from pyarrow import types
-
-        found = self.type_of(column)
-        text = types.is_string(found) or types.is_large_string(found)
-        checks = {
-            "unit": (types.is_integer(found) or text, "whole numbers, strings"),
-            "key": (types.is_integer(found) or text or types.is_date(found), "whole numbers, strings, dates"),
-            "time": (types.is_timestamp(found) or types.is_integer(found), "timestamps, whole Unix seconds"),
-            "value": (
-                types.is_integer(found) or types.is_floating(found) or types.is_decimal(found),
-                "numbers",
-            ),
-            "list": (types.is_list(found) or types.is_large_list(found), "lists"),
-        }
-        fits, allowed = checks[role]
-        if not fits:
+        found = self.element_type(column) if element else self.type_of(column)
+        kinds, allowed = _ROLES[role]
+        if kind_of(found) not in kinds:
             raise ColumnTypeError(self.name, column, str(found), allowed)
+
+    def spark_paths(self) -> tuple[str, ...]:
+        """The files as Spark takes them: its paths are patterns, so their special characters are escaped."""
+        return tuple(re.sub(r"([\[\]{}*?\\])", r"\\\1", str(file)) for file in self.files)
 
     def content_hash(self) -> str:
         """SHA-256 over the files' hashes, in name order."""
@@ -91,6 +106,30 @@ class Table:
     def public_fingerprint(self) -> str:
         """`sha256:<hex>` of the content."""
         return "sha256:" + self.content_hash()
+
+
+_ROLES: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "unit": (("integer", "text"), "whole numbers (up to 64 bits, signed), strings"),
+    "key": (("integer", "text", "date"), "whole numbers (up to 64 bits, signed), strings, dates"),
+    "time": (("time", "integer"), "timestamps, whole Unix seconds"),
+    "value": (("integer", "number"), "numbers"),
+    "list": (("list",), "lists"),
+}
+
+
+def kind_of(found: pa.DataType) -> str:
+    """What a type is to the engine: `integer`, `text`, `date`, `time`, `number`, `list` or `other`."""
+    from pyarrow import types
+
+    kinds = {
+        "integer": types.is_integer(found) and not types.is_uint64(found),
+        "text": types.is_string(found) or types.is_large_string(found),
+        "date": types.is_date(found),
+        "time": types.is_timestamp(found),
+        "number": types.is_floating(found) or types.is_decimal(found) or types.is_uint64(found),
+        "list": types.is_list(found) or types.is_large_list(found),
+    }
+    return next((kind for kind, fits in kinds.items() if fits), "other")
 
 
 def open_table(root: Path, name: str) -> Table:
@@ -127,14 +166,29 @@ def open_table(root: Path, name: str) -> Table:
         raise InputMissing(f"{name}: no such file or folder in {root}; correct the source's table")
     try:
         footers = [pq.read_metadata(file) for file in files]
-        schema = pq.read_schema(files[0])
+        schemas = [pq.read_schema(file) for file in files]
     except (pa.ArrowInvalid, OSError) as error:
         reason = type(error).__name__
         raise InputMissing(f"{name}: cannot be read as parquet ({reason}); write it again as parquet") from None
-    if not any(footer.num_rows for footer in footers):
+    schema = _one_schema(name, schemas)
+    rows = sum(footer.num_rows for footer in footers)
+    if not rows:
         raise EmptyInput(name)
     clean, nulls = _null_columns(footers)
-    return Table(name=name, path=path, files=files, schema=schema, without_nulls=clean, with_nulls=nulls)
+    return Table(name=name, path=path, files=files, schema=schema, rows=rows, without_nulls=clean, with_nulls=nulls)
+
+
+def _one_schema(name: str, schemas: list[pa.Schema]) -> pa.Schema:
+    """The schema of every file; the first file's, when the others agree with it column by column."""
+    first, *others = schemas
+    for other in others:
+        for column in first.names:
+            if column not in other.names:
+                raise ColumnMissing(name, column, tuple(other.names))
+            one, two = first.field(column).type, other.field(column).type
+            if one != two:
+                raise ColumnTypeError(name, column, f"{one} in one file and {two} in another", "one type in every file")
+    return first
 
 
 def _null_columns(footers: list[pa.parquet.FileMetaData]) -> tuple[frozenset[str], frozenset[str]]:

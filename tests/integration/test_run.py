@@ -8,10 +8,22 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from governance.canonical import canonical_bytes
-from governance.errors import BudgetExceeded, DefinitionError, InputMissing, NullValue, ReleaseCorrupt, RunInProgress
+from governance.errors import (
+    BudgetExceeded,
+    ColumnTypeError,
+    DefinitionError,
+    EngineError,
+    InputMissing,
+    LedgerCorrupt,
+    NullValue,
+    ReleaseCorrupt,
+    RunInProgress,
+)
 from governance.files import exclusive_lock
 from governance.ledger import EntryKind, Ledger
 from governance.recovery import release_lock_path
@@ -140,3 +152,100 @@ def test_a_cap_that_changes_under_the_ledger_is_refused(project: Settings) -> No
     write_definition(project.root, SIGNAL.replace("version=1", "version=2"))
     with pytest.raises(Exception, match="restore the old cap"):
         run(richer)
+
+
+def test_going_on_beside_releases_that_the_ledger_forgot_is_refused(project: Settings) -> None:
+    """A ledger restored from an old copy, or cut short, would let the cap be passed unseen."""
+    run(project)
+    for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm"):
+        (project.state_dir / name).unlink(missing_ok=True)
+    with pytest.raises(LedgerCorrupt, match="does not know it"):
+        run(project, windows=Newest(2))
+    assert len(ReleaseStore(project.releases_dir).ids()) == 1
+
+
+def test_a_changed_definition_needs_a_new_version_for_another_window_too(project: Settings) -> None:
+    run(project)
+    write_definition(project.root, SIGNAL.replace("max_partitions=3", "max_partitions=5"))
+    with pytest.raises(DefinitionError, match="raise version"):
+        run(project, windows=Newest(2))
+
+
+def test_a_lost_manifest_spends_nothing(project: Settings) -> None:
+    [result] = run(project)
+    (project.releases_dir / result.release_id / "manifest.json").unlink()
+    with pytest.raises(ReleaseCorrupt, match="missing"):
+        run(project)
+    with Ledger(project.ledger_path) as ledger:
+        assert ledger.balances()[0].spent.rho == Decimal("0.25")
+
+
+def test_exact_sums_of_a_test_run_are_not_taken_for_a_release(project: Settings) -> None:
+    run(project, noise=lambda _: ZeroNoise())
+    with pytest.raises(ReleaseCorrupt, match="test source"):
+        run(project)
+
+
+TYPES = {
+    "join of text to numbers": ("items", {"item_id": ["0", "1"], "genre": [["a"], ["b"]]}, "joins=(JOIN,),", "item_id"),
+    "elements that cannot be keys": ("items", {"item_id": [0, 1], "genre": [[0.5], [1.5]]}, "joins=(JOIN,),", "genre"),
+    "unsigned keys": ("events", {"item_id": pa.array([2**63 + 1] * 3150, pa.uint64())}, "", "item_id"),
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_types_that_cannot_work_are_refused_before_anything_is_spent(project: Settings, name: str) -> None:
+    table, columns, joins, says = TYPES[name]
+    if table == "items":
+        pq.write_table(pa.table(columns), project.root / "data/items.parquet")
+        body = SIGNAL.replace('Entity("item", ("item_id",))', 'Entity("genre", ("genre",))')
+        body = body.replace('{"item_id": tuple(range(12))}', '{"genre": ("a", "b")}').replace(
+            "window=", f"{joins} window="
+        )
+        join = 'PublicJoin(table=PublicTable(name="items", table="data/items.parquet"), on="item_id", '
+        body = body.replace("WEEKLY =", f'JOIN = {join}columns=("genre",), explode="genre")\n\nWEEKLY =')
+        write_definition(project.root, body)
+    else:
+        write_tables(project.root, {**make_events(), **columns})
+    with pytest.raises(ColumnTypeError, match=says):
+        run(project)
+    with Ledger(project.ledger_path) as ledger:
+        assert (ledger.balances()[0].spent.rho, ledger.balances()[0].held.rho) == (0, 0)
+
+
+def test_files_of_different_types_are_refused(project: Settings) -> None:
+    folder = project.root / "data/events.parquet"
+    folder.unlink()
+    folder.mkdir()
+    events = make_events()
+    pq.write_table(pa.table(events), folder / "a.parquet")
+    pq.write_table(pa.table({**events, "item_id": [str(i) for i in events["item_id"]]}), folder / "b.parquet")
+    with pytest.raises(ColumnTypeError, match="one type in every file"):
+        run(project)
+
+
+def test_private_tables_cannot_be_called_public(project: Settings) -> None:
+    column = 'PublicColumn(table=PublicTable(name="keys", table="data/../data/events.parquet"), column="item_id")'
+    write_definition(project.root, SIGNAL.replace("tuple(range(12))", column))
+    with pytest.raises(DefinitionError, match="shares files with the private events"):
+        run(project)
+
+
+def test_one_table_has_one_name(project: Settings) -> None:
+    again = SIGNAL.replace('name="events"', 'name="others"').replace('name="weekly"', 'name="weekly_too"')
+    write_definition(project.root, again, "another")
+    with pytest.raises(DefinitionError, match="accounts are kept by name"):
+        run(project)
+
+
+def test_no_value_reaches_the_terminal_when_spark_fails(project: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    """A query that fails on a value inside Spark: PySpark would log that value from Python."""
+    from pipelines.engine.failures import no_data_in_errors
+    from pipelines.engine.session import spark_session
+
+    spark = spark_session(project.spark)
+    with pytest.raises(EngineError) as caught, no_data_in_errors("weekly"):
+        spark.sql("select cast(text as bigint) from values ('a-private-value') as t(text)").collect()
+    shown = capfd.readouterr()
+    assert "a-private-value" not in shown.out + shown.err + str(caught.value)
+    assert "CAST_INVALID_INPUT" in str(caught.value)

@@ -132,7 +132,11 @@ class LedgerAgainstModel(RuleBasedStateMachine):
     def commit_public(self, run_id: str, manifest: str) -> None:
         """A public release must not overwrite what a private run spent."""
         known = self.runs.get(run_id)
-        if known is None:
+        public = {other.manifest for other in self.runs.values() if other.account is None}
+        if known is None and public - {manifest}:
+            with pytest.raises(LedgerError, match="another manifest"):
+                self.ledger.commit_public(run_id, "items/v1/x", manifest)
+        elif known is None:
             self.ledger.commit_public(run_id, "items/v1/x", manifest)
             self.runs[run_id] = Known(None, "items/v1/x", PrivacyLoss.zero(), [EntryKind.COMMIT], manifest)
         elif known.account is None and known.manifest == manifest:

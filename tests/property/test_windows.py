@@ -31,7 +31,7 @@ def chosen(window: Window, choice: Newest | Starting, calendar: Calendar, today:
 
 def end_of(calendar: Calendar, today: date) -> datetime:
     """The end of the last complete day."""
-    return midnight(min(calendar.last_day or today - DAY, today)) + DAY
+    return midnight(min(calendar.last_day or today - DAY, today - DAY)) + DAY
 
 
 @examples(400)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -61,15 +61,23 @@ def seconds(value: Any) -> int:
 
 
 def bounded_sums(
-    rows: Iterable[Row], signal: Signal, span: Span, row_salt: int, partition_salt: int
+    rows: Iterable[Row],
+    signal: Signal,
+    span: Span,
+    row_salt: int,
+    partition_salt: int,
+    allowed: Callable[[Row], bool] = lambda _: True,
 ) -> dict[tuple[Any, ...], dict[str, int]]:
-    """Exact bounded sums: partition key → measurement → integer. `rows` have joins done already."""
+    """Exact bounded sums: partition key → measurement → integer. `rows` have joins done already;
+    those of keys that are not `allowed` (outside a public domain) do not count."""
     measures = recipe_of(signal).measures
     valued = [measure for measure in measures if measure.column is not None]
     units: dict[tuple[Any, ...], dict[tuple[Any, ...], list[tuple[Any, ...]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         moment = seconds(row[signal.source.timestamp])
         if not span.start.timestamp() <= moment < span.end.timestamp():
+            continue
+        if not allowed(row):
             continue
         unit = tuple(row[column] for column in signal.privacy_unit.columns)
         if signal.privacy_unit.per is not None:

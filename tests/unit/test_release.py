@@ -246,7 +246,7 @@ def test_a_manifest_that_cannot_be_read(store: ReleaseStore, manifest: Manifest)
     path = store.directory(manifest.release_id) / MANIFEST_NAME
     path.unlink()
     path.mkdir()
-    assert not store.exists(manifest.release_id)
+    assert store.exists(manifest.release_id)
     with pytest.raises(ReleaseCorrupt, match="cannot be read"):
         store.load(manifest.release_id)
 
@@ -290,3 +290,11 @@ def test_a_listed_file_twice(manifest: Manifest) -> None:
         Manifest.from_bytes(twice.to_bytes(), "here")
     snapshot = replace(manifest, window=WindowReference(start="", end=""))
     assert Manifest.from_bytes(snapshot.to_bytes(), "here").window_end is None
+
+
+def test_a_release_without_its_manifest_is_there_and_corrupt(store: ReleaseStore, manifest: Manifest) -> None:
+    """Were it taken for absent, a rerun would spend again and then find its name taken."""
+    (store.directory(manifest.release_id) / MANIFEST_NAME).unlink()
+    assert store.exists(manifest.release_id)
+    with pytest.raises(ReleaseCorrupt, match="missing"):
+        store.load(manifest.release_id)
