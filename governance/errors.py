@@ -206,7 +206,7 @@ class BudgetExceeded(LedgerError):
         super().__init__(
             f"{subject}: requested {quantity}={requested.normalize():g}, remaining {remaining.normalize():g} "
             f"in account {account}; "
-            "lower budget_per_release, release fewer windows, or have the account's cap raised; no data was read"
+            "lower budget_per_release or release fewer windows; no data was read"
         )
 
 

@@ -1,15 +1,15 @@
 """Noise as a keyed function: a retried task, a speculative copy or a second action draws the same noise.
 
 `word(release key, measurement, stream, partition key) = AES-256(K, SHA-256(canonical partition key)[:16])` where
-`K = HKDF-SHA256(run secret, info = release id | measurement | stream)`.
+`K = HKDF-SHA256(release secret, info = measurement | stream)`.
 
 Why this is as good as fresh noise. AES-256 under a secret random key is a pseudorandom permutation; on q distinct
 blocks it differs from a random function by at most `q^2 2^-129` (PRP/PRF switching lemma), and different
 (measurement, stream) pairs have independent keys (HKDF, Krawczyk 2010). Distinct partition keys give distinct blocks
-unless SHA-256 truncated to 128 bits collides. So to anyone who does not hold the run secret, words are independent
+unless SHA-256 truncated to 128 bits collides. So to anyone who does not hold the secret, words are independent
 and uniform, and each is used for one
 draw: once per (release, measurement, stream, partition key). The secret is drawn by the operating system for one
-run, is never written, and is dropped with the process.
+release, is never written, and is dropped with the process.
 """
 
 from __future__ import annotations
