@@ -32,8 +32,7 @@ class ExpectedError:
         column: the released column.
         units: group size.
         relative: expected absolute error over the true value; of a sum, when values average the middle of the
-            interval's magnitude; of a mean, over the interval's width. None where it says nothing (below the
-            selection threshold).
+            interval's magnitude; of a mean, over the interval's width (1 at most).
     """
 
     column: str
@@ -217,7 +216,8 @@ def _relative_error(output: Output, calibration: Calibration, units: int) -> flo
     if output.kind is OutputKind.SCALED:
         typical = max(abs(interval.lower), abs(interval.upper)) / 2
         return error / (units * typical)
-    # A mean: the noisy centred sum over the count, plus the count's own noise, which weighs at most half the width.
+    # A mean: the noisy centred sum over the count, and the count's own noise, which weighs by the mean's distance from
+    # the centre: a quarter of the width, for a mean halfway to a bound.
     width = interval.upper - interval.lower
     count = calibration.mechanism(output.count or "").noise_stddev
     stddev = math.hypot(mechanism.noise_stddev, count * width / 4) / units
