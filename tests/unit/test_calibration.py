@@ -163,6 +163,17 @@ def test_the_sampler_is_paid_for(given_aggregates: dict[str, Any], limits: KeepR
             },
             "lower the bounds or give the interval a coarser step",
         ),
+        (
+            {"partitions": PrivateSelection(delta=1e-38)},
+            "partitions: delta 1e-38 is below what the sampler resolves",
+        ),
+        (
+            {
+                "aggregates": {"s": Sum("v", Interval(0, 2**20, step=0.001))},
+                "bounds": KeepRandom(max_partitions=1, max_rows_per_partition=1000),
+            },
+            "s: one unit could add 1,048,576,000,000 grid steps to a partition, allowed: at most 2^31",
+        ),
         ({"budget_per_release": ZCDP(100)}, "the sampler's distance from the ideal noise would weigh"),
         ({"budget_per_release": PureDP(100), "partitions": PUBLIC}, "budget_per_release: at epsilon 100"),
         (
