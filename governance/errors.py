@@ -43,7 +43,7 @@ privacy-unit id or a key.
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import Context, Decimal
 
 __all__ = [
     "AccountUnknown",
@@ -204,10 +204,15 @@ class BudgetExceeded(LedgerError):
         self.requested = requested
         self.remaining = remaining
         super().__init__(
-            f"{subject}: requested {quantity}={requested.normalize():g}, remaining {remaining.normalize():g} "
+            f"{subject}: requested {quantity}={_exact(requested)}, remaining {_exact(remaining)} "
             f"in account {account}; "
             "lower budget_per_release or release fewer windows; no data was read"
         )
+
+
+def _exact(value: Decimal) -> str:
+    """Every digit: a request that is over by 1e-34 must not read like what is left."""
+    return f"{value.normalize(Context(prec=1000)):g}"
 
 
 class AccountUnknown(LedgerError):

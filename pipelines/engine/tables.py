@@ -197,6 +197,8 @@ def _null_columns(footers: list[pa.parquet.FileMetaData]) -> tuple[frozenset[str
     nulls: set[str] = set()
     for footer in footers:
         for group in (footer.row_group(index) for index in range(footer.num_row_groups)):
+            if not group.num_rows:
+                continue
             known = {}
             for column in (group.column(index) for index in range(group.num_columns)):
                 if column.statistics is not None and column.statistics.null_count is not None:
