@@ -117,6 +117,11 @@ class LedgerAgainstModel(RuleBasedStateMachine):
                 call()
 
     @rule(run_id=RUNS)
+    def reserve_after_giving_back(self, run_id: str) -> None:
+        self.release(run_id)
+        self.reserve_again(run_id)
+
+    @rule(run_id=RUNS)
     def draw(self, run_id: str) -> None:
         self.advance(run_id, EntryKind.DRAW, EntryKind.RESERVE)
 
@@ -178,5 +183,5 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         assert kinds.count(EntryKind.OPEN) <= len(ACCOUNTS)
 
 
-LedgerAgainstModel.TestCase.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+LedgerAgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestLedgerAgainstModel = LedgerAgainstModel.TestCase

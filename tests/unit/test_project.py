@@ -50,6 +50,12 @@ def settings(tmp_path: Path) -> Settings:
     return make_project(tmp_path / "project")
 
 
+@pytest.fixture(autouse=True)
+def bytecode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python writes bytecode, as it does unless told otherwise: some machines are told."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+
+
 def write(settings: Settings, **files: str) -> Settings:
     for name, text in files.items():
         path = settings.signals_dir / (name.replace("__", "/") + ".py")
@@ -187,6 +193,5 @@ def test_projects_without_definitions(settings: Settings) -> None:
 
 
 def test_loading_does_not_change_how_python_writes_bytecode(settings: Settings) -> None:
-    before = sys.dont_write_bytecode
     load_project(write(settings, a=definition()))
-    assert sys.dont_write_bytecode == before
+    assert sys.dont_write_bytecode is False
