@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from governance.errors import DefinitionError
 from pipelines.definitions.checks import check_column, check_kind, check_name, check_span, check_table, names_of
@@ -111,6 +112,10 @@ class Entity:
     name: str
     keys: tuple[str, ...]
 
+    if TYPE_CHECKING:  # what may be written; __post_init__ makes a tuple of it
+
+        def __init__(self, name: str, keys: str | tuple[str, ...]) -> None: ...
+
     def __post_init__(self) -> None:
         check_name("Entity", "name", self.name)
         object.__setattr__(self, "keys", names_of(self.keys))
@@ -134,6 +139,12 @@ class PrivacyUnit:
     columns: tuple[str, ...]
     per: timedelta | None = field(default=None, kw_only=True)
     kind: UnitKind = field(default=UnitKind.PERSON, kw_only=True)
+
+    if TYPE_CHECKING:  # what may be written; __post_init__ makes a tuple of it
+
+        def __init__(
+            self, columns: str | tuple[str, ...], *, per: timedelta | None = None, kind: UnitKind = UnitKind.PERSON
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", names_of(self.columns))
