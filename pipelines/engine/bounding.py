@@ -73,7 +73,7 @@ def bound(events: DataFrame, signal: Signal, recipe: Recipe, inputs: SignalInput
     rows = events.select(*units, *keys, *time, *codes)
     row: list[str] = []
     if values:
-        hashed = F.xxhash64(F.lit(salts.rows), *group, "__t", *bounds.values)
+        hashed = F.xxhash64(F.lit(salts.rows).cast("long"), *group, "__t", *bounds.values)
         rank = F.shiftleft(F.shiftright(hashed, CODE_BITS), CODE_BITS)
         rows = rows.withColumn("__row", _packed(rank, values) if bounds.packed else rank)
         row = ["__row"] if bounds.packed else ["__row", *bounds.values]
@@ -82,7 +82,7 @@ def bound(events: DataFrame, signal: Signal, recipe: Recipe, inputs: SignalInput
     ranked = rows.select(
         *group,
         *row,
-        F.xxhash64(F.lit(salts.partitions), *group).alias("__p"),
+        F.xxhash64(F.lit(salts.partitions).cast("long"), *group).alias("__p"),
         F.pmod(F.xxhash64(*unit_names), F.lit(buckets)).cast("int").alias("__b"),
     )
     types = dict(ranked.dtypes)
