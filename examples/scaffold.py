@@ -1,7 +1,9 @@
-"""New folders that appear whole or not at all."""
+"""What the demo and the starter share: new folders that appear whole or not at all, and how to call us again."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from uuid import uuid4
 from governance.errors import ConfigError
 from governance.files import publish_directory, remove_tree
 
-__all__ = ["copy_tree", "new_folder"]
+__all__ = ["command_name", "copy_tree", "new_folder"]
 
 
 @contextmanager
@@ -52,3 +54,12 @@ def copy_tree(source: Path, target: Path) -> None:
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
+
+
+def command_name() -> str:
+    """How to call this command line again: `hedgerow` where the shell finds it, else the path it was started by."""
+    started = Path(sys.argv[0])
+    if shutil.which("hedgerow") or started.name != "hedgerow":
+        return "hedgerow"
+    here = Path.cwd()
+    return str(started.relative_to(here) if started.is_absolute() and started.is_relative_to(here) else started)

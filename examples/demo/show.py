@@ -15,6 +15,7 @@ from rich.text import Text
 from examples.demo.layout import Columns, Records
 from examples.demo.mapping import Dataset
 from examples.demo.story import DeviceList, Suggestions, Trend
+from examples.scaffold import command_name
 from governance.ledger import Balance
 from governance.privacy import PrivacyLoss
 from pipelines.definitions import ContentEmbedding, UnitKind
@@ -203,11 +204,12 @@ def _remains(balances: Sequence[Balance], plans: Sequence[SignalPlan], period: s
 def _next(project: Path, plans: Sequence[SignalPlan], results: Sequence[RunResult]) -> Text:
     """Commands on lines of their own, so that they can be copied."""
     first = plans[0].signal.name
+    hedgerow = command_name()
     done = sum(result.manifest.signal.name == first for result in results)
     steps = (
-        (f"hedgerow plan -p {project}", "every number behind the plan above"),
-        (f"hedgerow serve -p {project}", "the server that was asked here"),
-        (f"hedgerow run -p {project} --windows {done + 2}", "refused: over budget"),
+        (f"{hedgerow} plan -p {project}", "every number behind the plan above"),
+        (f"{hedgerow} serve -p {project}", "the server that was asked here"),
+        (f"{hedgerow} run -p {project} --windows {done + 2}", "refused: over budget"),
         (f"ls {project}/signals", "the definitions: change one, raise its version, run"),
     )
     lines = [Text.assemble((command, "bold"), "\n  ", (words, "dim")) for command, words in steps]

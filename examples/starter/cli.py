@@ -19,6 +19,8 @@ def init(
     """Scaffold a project that runs: hedgerow.toml, one signal, a sample of events."""
     from rich.console import Console
 
+    from examples.scaffold import command_name
+
     create_project(directory)
     console = Console(highlight=False)
     console.print(f"[green]ready[/green]  {directory}: hedgerow.toml, signals/topic_weekly.py, data/reads.parquet")
@@ -29,7 +31,7 @@ def init(
         ("publish", "put it into the feature store; then hedgerow serve"),
         ("report", "what was released and what is left"),
     ):
-        console.print(f"  hedgerow {command} -p {directory}", f"[dim]  {words}[/dim]", soft_wrap=True)
+        console.print(f"  {command_name()} {command} -p {directory}", f"[dim]  {words}[/dim]", soft_wrap=True)
 
 
 def create_project(directory: Path) -> None:
