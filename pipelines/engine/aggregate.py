@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from governance.errors import DefinitionError
-from pipelines.definitions import PublicColumn, PublicPartitions, Signal
+from pipelines.definitions import PublicPartitions, Signal
 from pipelines.engine.bounding import measured
 from pipelines.engine.inputs import SignalInputs, public_values
 from pipelines.measurements import Recipe
@@ -53,11 +53,8 @@ def _public_keys(
 
     product: DataFrame | None = None
     for i, key in enumerate(signal.entity.keys):
-        domain, name = partitions.domains[key], f"__k{i}"
-        if isinstance(domain, PublicColumn):
-            values = public_values(inputs, key, domain, types[name], spark).withColumnRenamed(key, name)
-        else:
-            values = spark.createDataFrame([(value,) for value in domain], f"{name} {types[name]}")
+        name = f"__k{i}"
+        values = public_values(partitions, inputs, key, types[name], spark).withColumnRenamed(key, name)
         product = values if product is None else product.crossJoin(F.broadcast(values))
     if product is None:
         raise DefinitionError(signal.identity, "partitions: no key")

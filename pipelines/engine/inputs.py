@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from governance.errors import ColumnTypeError, DefinitionError, NonFiniteValue, NullValue
 from pipelines.definitions import PublicColumn, PublicPartitions, Signal
@@ -263,20 +263,26 @@ def read_events(signal: Signal, inputs: SignalInputs, span: Span, spark: SparkSe
             events = events.withColumn(join.explode, F.explode(join.explode)).where(F.col(join.explode).isNotNull())
     if isinstance(signal.partitions, PublicPartitions):
         types = dict(events.dtypes)
-        for key, domain in signal.partitions.domains.items():
-            if isinstance(domain, PublicColumn):
-                events = events.join(public_values(inputs, key, domain, types[key], spark), key, "left_semi")
-            else:
-                events = events.where(F.col(key).isin(*domain))
+        for key in signal.partitions.domains:
+            values = public_values(signal.partitions, inputs, key, types[key], spark)
+            events = events.join(F.broadcast(values) if key not in inputs.domains else values, key, "left_semi")
     return events
 
 
-def public_values(inputs: SignalInputs, key: str, domain: PublicColumn, kind: str, spark: SparkSession) -> DataFrame:
-    """The distinct values of a public domain, as a column named like the key, of Spark type `kind`."""
+def public_values(
+    partitions: PublicPartitions, inputs: SignalInputs, key: str, kind: str, spark: SparkSession
+) -> DataFrame:
+    """The distinct values of a key's public domain, as a column named like the key, of Spark type `kind`."""
+    import pyarrow as pa
     from pyspark.sql import functions as F
 
-    values = _read(spark, inputs.domains[key]).select(F.col(domain.column).cast(kind).alias(key))
-    return values.where(F.col(key).isNotNull()).distinct()
+    domain = partitions.domains[key]
+    if isinstance(domain, PublicColumn):
+        values = _read(spark, inputs.domains[key]).select(F.col(domain.column).cast(kind).alias(key))
+        return values.where(F.col(key).isNotNull()).distinct()
+    # Through Arrow: thousands of literals in an expression cost more than the query.
+    literals: Any = list(domain)
+    return spark.createDataFrame(pa.table({key: pa.array(literals)})).select(F.col(key).cast(kind).alias(key))
 
 
 def ticks_per_second(signal: Signal, inputs: SignalInputs) -> int | None:
