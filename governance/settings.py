@@ -188,6 +188,11 @@ class Settings:
         return self.state_dir / "serving"
 
     @property
+    def catalogue_public_key_path(self) -> Path:
+        """The public key that devices pin, as `hedgerow publish` writes it: 32 raw bytes."""
+        return self.serving_dir / "catalogue.pub"
+
+    @property
     def report_dir(self) -> Path:
         """Where `hedgerow report` writes."""
         return self.state_dir / "report"

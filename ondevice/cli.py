@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-PUBLIC_KEY_FILE: Final = "catalogue.pub"  # below Settings.serving_dir, as `hedgerow publish` writes it
 _BAR_CELLS: Final = 20
 _TAGS_SHOWN: Final = 12
 
@@ -183,7 +182,7 @@ def _project_key(project: Path) -> bytes:
             f"device init: no {PROJECT_FILE} in {project.resolve()} to take the key from; "
             "pass --public-key (the publisher's catalogue.pub, or its hex digits) or --project"
         )
-    path = load_settings(project).serving_dir / PUBLIC_KEY_FILE
+    path = load_settings(project).catalogue_public_key_path
     if not path.is_file():
         raise NotPublished(f"{path}: not there yet; run 'hedgerow publish' first, or pass --public-key")
     return path.read_bytes()

@@ -80,6 +80,11 @@ class Calibration:
     epsilon: float
     epsilon_delta: float
 
+    @property
+    def pure(self) -> bool:
+        """Whether all noise is discrete Laplace: pure differential privacy, the sampler's distance aside."""
+        return all(mechanism.name == "discrete Laplace" for mechanism in self.mechanisms)
+
     def mechanism(self, measurement: str) -> Mechanism:
         """The mechanism of a measurement."""
         return next(mechanism for mechanism in self.mechanisms if mechanism.measure.name == measurement)

@@ -57,14 +57,13 @@ def released_columns(plan: SignalPlan, types: dict[str, str]) -> tuple[Column, .
 def guarantee_of(plan: SignalPlan, source: NoiseSource) -> Guarantee:
     """What the release promises, as planned, and with which noise source."""
     signal, calibration = plan.signal, plan.calibration
-    pure = all(mechanism.name == "discrete Laplace" for mechanism in calibration.mechanisms)
     means = tuple(
         f"{output.name} is a noisy sum over a noisy count, clamped to its interval"
         for output in plan.recipe.outputs
         if output.kind is OutputKind.MEAN
     )
     return Guarantee(
-        variant="pure DP" if pure else "zCDP",
+        variant="pure DP" if calibration.pure else "zCDP",
         unit=signal.privacy_unit.label,
         relation="add_remove_one",
         protects=plan.protects,

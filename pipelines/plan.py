@@ -174,14 +174,10 @@ def protection(signal: Signal, calibration: Calibration) -> str:
     public = isinstance(signal.partitions, PublicPartitions)
     exception = (
         ""
-        if public and calibration.loss.delta < 1e-20 and _pure(calibration)
+        if public and calibration.loss.delta < 1e-20 and calibration.pure
         else (f", except with a probability of {calibration.epsilon_delta:g}")
     )
     return f"{_hidden(signal.privacy_unit)}: what is released is as likely with it as without it, {odds}{exception}."
-
-
-def _pure(calibration: Calibration) -> bool:
-    return all(mechanism.name == "discrete Laplace" for mechanism in calibration.mechanisms)
 
 
 def _factor(epsilon: float) -> str:

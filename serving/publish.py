@@ -13,7 +13,6 @@ from governance.files import exclusive_lock, write_atomic
 from governance.ledger import Ledger
 from governance.settings import Settings
 from serving.spaces import build_spaces, remove_unused_spaces
-from serving.state import PUBLIC_KEY_FILE
 
 __all__ = ["publish"]
 
@@ -52,7 +51,7 @@ def publish(
         if spaces:
             progress("device catalogue: building and signing")
             catalogue = build_catalogue(settings, ledger, views, _catalogue_space(spaces).release_id)
-            write_atomic(settings.serving_dir / PUBLIC_KEY_FILE, public_key_bytes(signing_key(settings)))
+            write_atomic(settings.catalogue_public_key_path, public_key_bytes(signing_key(settings)))
         publication = Publication(
             sequence=previous.sequence + 1 if previous else 1,
             created_at=clock().isoformat(timespec="milliseconds"),

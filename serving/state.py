@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
 
 from featurestore.catalogue import verify
 from featurestore.online import OnlineReader
@@ -18,9 +17,8 @@ from governance.settings import Settings
 from serving.index import VectorSpace
 from serving.provenance import ReleaseNames
 
-__all__ = ["PUBLIC_KEY_FILE", "CatalogueFile", "Published", "open_published"]
+__all__ = ["CatalogueFile", "Published", "open_published"]
 
-PUBLIC_KEY_FILE: Final = "catalogue.pub"
 """Below `Settings.serving_dir`: the 32 bytes that devices pin, so that a server never needs the private key."""
 
 
@@ -117,7 +115,7 @@ def _catalogue(
     try:
         with path.open("rb") as stream:
             data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        public_key = (settings.serving_dir / PUBLIC_KEY_FILE).read_bytes()
+        public_key = settings.catalogue_public_key_path.read_bytes()
         signature = bytes.fromhex(about.signature)
     except FileNotFoundError as error:
         raise NotPublished(f"{error.filename}: not there; run 'hedgerow publish' to write it anew") from None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.calibration import Calibration
 from pipelines.definitions import Signal
 from pipelines.measurements import OutputKind, Recipe
-from pipelines.noise import Distribution, NoiseSource, discrete_gaussian, discrete_laplace
+from pipelines.noise import BLOCK_BYTES, Distribution, NoiseSource, discrete_gaussian, discrete_laplace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 __all__ = ["add_noise"]
-
-_BLOCK_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +77,7 @@ class _Stage:
         import pyarrow as pa
 
         blocks = np.frombuffer(_concatenated(batch.column("__digest")), dtype=np.uint8).reshape(-1, 32)
-        blocks = blocks[:, :_BLOCK_BYTES]
+        blocks = blocks[:, :BLOCK_BYTES]
         noisy = [
             batch.column(f"__m{i}").to_numpy(zero_copy_only=False).astype(np.int64)
             + self.source.noise(noise.measurement, distribution, blocks)

@@ -6,10 +6,11 @@ Reading guide
     keyed       the keyed function that gives each draw its uniform words
 """
 
-from pipelines.noise.keyed import KeyedNoise, NoiseSource, ReleaseKey, ZeroNoise
+from pipelines.noise.keyed import BLOCK_BYTES, KeyedNoise, NoiseSource, ReleaseKey, ZeroNoise
 from pipelines.noise.sampler import Distribution, discrete_gaussian, discrete_laplace, gaussian_tail_probability
 
 __all__ = [
+    "BLOCK_BYTES",
     "Distribution",
     "KeyedNoise",
     "NoiseSource",

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from governance.release import KEYED_SAMPLER
 from pipelines.noise.sampler import Distribution
 
-__all__ = ["KeyedNoise", "NoiseSource", "ReleaseKey", "ZeroNoise"]
+__all__ = ["BLOCK_BYTES", "KeyedNoise", "NoiseSource", "ReleaseKey", "ZeroNoise"]
 
 BLOCK_BYTES = 16
 

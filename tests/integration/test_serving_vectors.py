@@ -30,7 +30,7 @@ from serving.problems import DETAILS_TRAILER, Overloaded, decode_details
 from serving.provenance import ReleaseNames
 from serving.server import RunningServer, start_server
 from serving.spaces import build_spaces
-from serving.state import PUBLIC_KEY_FILE, Published
+from serving.state import Published
 from serving.v1 import snapshots_pb2, snapshots_pb2_grpc
 from tests.support.releases import make_project, make_vector_release
 
@@ -53,7 +53,7 @@ def publish_vectors(settings: Settings, sequence: int) -> Publication:
     with Ledger(settings.ledger_path) as ledger:
         spaces = build_spaces(settings, ledger, lambda _: None)
         catalogue = build_catalogue(settings, ledger, (), spaces[0].release_id)
-    write_atomic(settings.serving_dir / PUBLIC_KEY_FILE, public_key_bytes(signing_key(settings)))
+    write_atomic(settings.catalogue_public_key_path, public_key_bytes(signing_key(settings)))
     publication = Publication(
         sequence=sequence,
         created_at="2025-12-01T00:00:00+00:00",
