@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from serving.v1 import values_pb2 as serving_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bserving/v1/embeddings.proto\x12\x13hedgerow.serving.v1\x1a\x17serving/v1/values.proto\"L\n\x14GetEmbeddingsRequest\x12\r\n\x05space\x18\x01 \x01(\t\x12%\n\x03ids\x18\x02 \x01(\x0b\x32\x18.hedgerow.serving.v1.Ids\"p\n\x15GetEmbeddingsResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\r\n\x05\x66ound\x18\x03 \x01(\x0c\x12\x0f\n\x07release\x18\x04 \x01(\t\x12\x13\n\x0bpublication\x18\x05 \x01(\x04\"\xed\x01\n\rSearchRequest\x12\r\n\x05space\x18\x01 \x01(\t\x12\x11\n\x07vectors\x18\x02 \x01(\x0cH\x00\x12\'\n\x03ids\x18\x03 \x01(\x0b\x32\x18.hedgerow.serving.v1.IdsH\x00\x12\t\n\x01k\x18\x04 \x01(\r\x12\x1a\n\rminimum_score\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x0cinclude_self\x18\x06 \x01(\x08\x12)\n\x07\x65xclude\x18\x07 \x01(\x0b\x32\x18.hedgerow.serving.v1.Ids\x12\x0c\n\x04tags\x18\x08 \x03(\tB\t\n\x07queriesB\x10\n\x0e_minimum_score\"\x8c\x01\n\x0eSearchResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x07\x12%\n\x03ids\x18\x02 \x01(\x0b\x32\x18.hedgerow.serving.v1.Ids\x12\x0e\n\x06scores\x18\x03 \x03(\x02\x12\r\n\x05\x66ound\x18\x04 \x01(\x0c\x12\x0f\n\x07release\x18\x05 \x01(\t\x12\x13\n\x0bpublication\x18\x06 \x01(\x04\x32\xcd\x01\n\x10\x45mbeddingService\x12\x66\n\rGetEmbeddings\x12).hedgerow.serving.v1.GetEmbeddingsRequest\x1a*.hedgerow.serving.v1.GetEmbeddingsResponse\x12Q\n\x06Search\x12\".hedgerow.serving.v1.SearchRequest\x1a#.hedgerow.serving.v1.SearchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bserving/v1/embeddings.proto\x12\x13hedgerow.serving.v1\x1a\x17serving/v1/values.proto\"L\n\x14GetEmbeddingsRequest\x12\r\n\x05space\x18\x01 \x01(\t\x12%\n\x03ids\x18\x02 \x01(\x0b\x32\x18.hedgerow.serving.v1.Ids\"p\n\x15GetEmbeddingsResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\r\n\x05\x66ound\x18\x03 \x01(\x0c\x12\x0f\n\x07release\x18\x04 \x01(\t\x12\x13\n\x0bpublication\x18\x05 \x01(\x04\"h\n\x17StreamEmbeddingsRequest\x12:\n\x07request\x18\x01 \x01(\x0b\x32).hedgerow.serving.v1.GetEmbeddingsRequest\x12\x11\n\tpart_rows\x18\x02 \x01(\r\"T\n\x18StreamEmbeddingsResponse\x12\x38\n\x04part\x18\x01 \x01(\x0b\x32*.hedgerow.serving.v1.GetEmbeddingsResponse\"\x96\x02\n\rSearchRequest\x12\r\n\x05space\x18\x01 \x01(\t\x12\x11\n\x07vectors\x18\x02 \x01(\x0cH\x00\x12\'\n\x03ids\x18\x03 \x01(\x0b\x32\x18.hedgerow.serving.v1.IdsH\x00\x12\t\n\x01k\x18\x04 \x01(\r\x12\x1a\n\rminimum_score\x18\x05 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x0cinclude_self\x18\x06 \x01(\x08\x12)\n\x07\x65xclude\x18\x07 \x01(\x0b\x32\x18.hedgerow.serving.v1.Ids\x12\x0c\n\x04tags\x18\x08 \x03(\t\x12\'\n\x05\x61llow\x18\t \x01(\x0b\x32\x18.hedgerow.serving.v1.IdsB\t\n\x07queriesB\x10\n\x0e_minimum_score\"\x8c\x01\n\x0eSearchResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x07\x12%\n\x03ids\x18\x02 \x01(\x0b\x32\x18.hedgerow.serving.v1.Ids\x12\x0e\n\x06scores\x18\x03 \x03(\x02\x12\r\n\x05\x66ound\x18\x04 \x01(\x0c\x12\x0f\n\x07release\x18\x05 \x01(\t\x12\x13\n\x0bpublication\x18\x06 \x01(\x04\x32\xc0\x02\n\x10\x45mbeddingService\x12\x66\n\rGetEmbeddings\x12).hedgerow.serving.v1.GetEmbeddingsRequest\x1a*.hedgerow.serving.v1.GetEmbeddingsResponse\x12q\n\x10StreamEmbeddings\x12,.hedgerow.serving.v1.StreamEmbeddingsRequest\x1a-.hedgerow.serving.v1.StreamEmbeddingsResponse0\x01\x12Q\n\x06Search\x12\".hedgerow.serving.v1.SearchRequest\x1a#.hedgerow.serving.v1.SearchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,10 +36,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETEMBEDDINGSREQUEST']._serialized_end=153
   _globals['_GETEMBEDDINGSRESPONSE']._serialized_start=155
   _globals['_GETEMBEDDINGSRESPONSE']._serialized_end=267
-  _globals['_SEARCHREQUEST']._serialized_start=270
-  _globals['_SEARCHREQUEST']._serialized_end=507
-  _globals['_SEARCHRESPONSE']._serialized_start=510
-  _globals['_SEARCHRESPONSE']._serialized_end=650
-  _globals['_EMBEDDINGSERVICE']._serialized_start=653
-  _globals['_EMBEDDINGSERVICE']._serialized_end=858
+  _globals['_STREAMEMBEDDINGSREQUEST']._serialized_start=269
+  _globals['_STREAMEMBEDDINGSREQUEST']._serialized_end=373
+  _globals['_STREAMEMBEDDINGSRESPONSE']._serialized_start=375
+  _globals['_STREAMEMBEDDINGSRESPONSE']._serialized_end=459
+  _globals['_SEARCHREQUEST']._serialized_start=462
+  _globals['_SEARCHREQUEST']._serialized_end=740
+  _globals['_SEARCHRESPONSE']._serialized_start=743
+  _globals['_SEARCHRESPONSE']._serialized_end=883
+  _globals['_EMBEDDINGSERVICE']._serialized_start=886
+  _globals['_EMBEDDINGSERVICE']._serialized_end=1206
 # @@protoc_insertion_point(module_scope)

@@ -80,6 +80,54 @@ class GetEmbeddingsResponse(_message.Message):
 Global___GetEmbeddingsResponse: _TypeAlias = GetEmbeddingsResponse  # noqa: Y015
 
 @_typing.final
+class StreamEmbeddingsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    PART_ROWS_FIELD_NUMBER: _builtins.int
+    part_rows: _builtins.int
+    """Ids of one part, at most 10,000; 0: as many."""
+    @_builtins.property
+    def request(self) -> Global___GetEmbeddingsRequest:
+        """Here it may name up to 1,000,000 ids."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___GetEmbeddingsRequest | None = ...,
+        part_rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["part_rows", b"part_rows", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEmbeddingsRequest: _TypeAlias = StreamEmbeddingsRequest  # noqa: Y015
+
+@_typing.final
+class StreamEmbeddingsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PART_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def part(self) -> Global___GetEmbeddingsResponse:
+        """The answer for the next ids, in the request's order."""
+
+    def __init__(
+        self,
+        *,
+        part: Global___GetEmbeddingsResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamEmbeddingsResponse: _TypeAlias = StreamEmbeddingsResponse  # noqa: Y015
+
+@_typing.final
 class SearchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -91,6 +139,7 @@ class SearchRequest(_message.Message):
     INCLUDE_SELF_FIELD_NUMBER: _builtins.int
     EXCLUDE_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
+    ALLOW_FIELD_NUMBER: _builtins.int
     space: _builtins.str
     vectors: _builtins.bytes
     """q * dimension little-endian IEEE 754 single precision values, row after row."""
@@ -112,6 +161,10 @@ class SearchRequest(_message.Message):
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only items with at least one of these tags. Empty: no condition."""
 
+    @_builtins.property
+    def allow(self) -> _values_pb2.Ids:
+        """Only these items. Absent: no condition; present and empty: nothing is found. Unknown ids are fine."""
+
     def __init__(
         self,
         *,
@@ -123,10 +176,11 @@ class SearchRequest(_message.Message):
         include_self: _builtins.bool = ...,
         exclude: _values_pb2.Ids | None = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
+        allow: _values_pb2.Ids | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "exclude", b"exclude", "ids", b"ids", "minimum_score", b"minimum_score", "queries", b"queries", "vectors", b"vectors"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "allow", b"allow", "exclude", b"exclude", "ids", b"ids", "minimum_score", b"minimum_score", "queries", b"queries", "vectors", b"vectors"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "exclude", b"exclude", "ids", b"ids", "include_self", b"include_self", "k", b"k", "minimum_score", b"minimum_score", "queries", b"queries", "space", b"space", "tags", b"tags", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score", "allow", b"allow", "exclude", b"exclude", "ids", b"ids", "include_self", b"include_self", "k", b"k", "minimum_score", b"minimum_score", "queries", b"queries", "space", b"space", "tags", b"tags", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__minimum_score: _TypeAlias = _typing.Literal["minimum_score"]  # noqa: Y015
     _WhichOneofArgType__minimum_score: _TypeAlias = _typing.Literal["_minimum_score", b"_minimum_score"]  # noqa: Y015

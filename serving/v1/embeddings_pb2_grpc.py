@@ -44,6 +44,11 @@ class EmbeddingServiceStub:
                 request_serializer=serving_dot_v1_dot_embeddings__pb2.GetEmbeddingsRequest.SerializeToString,
                 response_deserializer=serving_dot_v1_dot_embeddings__pb2.GetEmbeddingsResponse.FromString,
                 _registered_method=True)
+        self.StreamEmbeddings = channel.unary_stream(
+                '/hedgerow.serving.v1.EmbeddingService/StreamEmbeddings',
+                request_serializer=serving_dot_v1_dot_embeddings__pb2.StreamEmbeddingsRequest.SerializeToString,
+                response_deserializer=serving_dot_v1_dot_embeddings__pb2.StreamEmbeddingsResponse.FromString,
+                _registered_method=True)
         self.Search = channel.unary_unary(
                 '/hedgerow.serving.v1.EmbeddingService/Search',
                 request_serializer=serving_dot_v1_dot_embeddings__pb2.SearchRequest.SerializeToString,
@@ -66,6 +71,13 @@ class EmbeddingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamEmbeddings(self, request, context):
+        """Reads the vectors of up to 1,000,000 ids in parts, all from one release.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Search(self, request, context):
         """Finds the k nearest items to each of up to 1,024 queries.
         """
@@ -80,6 +92,11 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     servicer.GetEmbeddings,
                     request_deserializer=serving_dot_v1_dot_embeddings__pb2.GetEmbeddingsRequest.FromString,
                     response_serializer=serving_dot_v1_dot_embeddings__pb2.GetEmbeddingsResponse.SerializeToString,
+            ),
+            'StreamEmbeddings': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamEmbeddings,
+                    request_deserializer=serving_dot_v1_dot_embeddings__pb2.StreamEmbeddingsRequest.FromString,
+                    response_serializer=serving_dot_v1_dot_embeddings__pb2.StreamEmbeddingsResponse.SerializeToString,
             ),
             'Search': grpc.unary_unary_rpc_method_handler(
                     servicer.Search,
@@ -119,6 +136,33 @@ class EmbeddingService:
             '/hedgerow.serving.v1.EmbeddingService/GetEmbeddings',
             serving_dot_v1_dot_embeddings__pb2.GetEmbeddingsRequest.SerializeToString,
             serving_dot_v1_dot_embeddings__pb2.GetEmbeddingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEmbeddings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hedgerow.serving.v1.EmbeddingService/StreamEmbeddings',
+            serving_dot_v1_dot_embeddings__pb2.StreamEmbeddingsRequest.SerializeToString,
+            serving_dot_v1_dot_embeddings__pb2.StreamEmbeddingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,8 @@ class EmbeddingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EmbeddingServiceAsyncStub: ...
     GetEmbeddings: _grpc.UnaryUnaryMultiCallable[_embeddings_pb2.GetEmbeddingsRequest, _embeddings_pb2.GetEmbeddingsResponse]
     """Reads the vectors of up to 10,000 ids."""
+    StreamEmbeddings: _grpc.UnaryStreamMultiCallable[_embeddings_pb2.StreamEmbeddingsRequest, _embeddings_pb2.StreamEmbeddingsResponse]
+    """Reads the vectors of up to 1,000,000 ids in parts, all from one release."""
     Search: _grpc.UnaryUnaryMultiCallable[_embeddings_pb2.SearchRequest, _embeddings_pb2.SearchResponse]
     """Finds the k nearest items to each of up to 1,024 queries."""
 
@@ -55,6 +57,8 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetEmbeddings: _aio.UnaryUnaryMultiCallable[_embeddings_pb2.GetEmbeddingsRequest, _embeddings_pb2.GetEmbeddingsResponse]  # type: ignore[assignment]
     """Reads the vectors of up to 10,000 ids."""
+    StreamEmbeddings: _aio.UnaryStreamMultiCallable[_embeddings_pb2.StreamEmbeddingsRequest, _embeddings_pb2.StreamEmbeddingsResponse]  # type: ignore[assignment]
+    """Reads the vectors of up to 1,000,000 ids in parts, all from one release."""
     Search: _aio.UnaryUnaryMultiCallable[_embeddings_pb2.SearchRequest, _embeddings_pb2.SearchResponse]  # type: ignore[assignment]
     """Finds the k nearest items to each of up to 1,024 queries."""
 
@@ -73,6 +77,14 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embeddings_pb2.GetEmbeddingsResponse, _abc.Awaitable[_embeddings_pb2.GetEmbeddingsResponse]]:
         """Reads the vectors of up to 10,000 ids."""
+
+    @_abc_1.abstractmethod
+    def StreamEmbeddings(
+        self,
+        request: _embeddings_pb2.StreamEmbeddingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_embeddings_pb2.StreamEmbeddingsResponse], _abc.AsyncIterator[_embeddings_pb2.StreamEmbeddingsResponse]]:
+        """Reads the vectors of up to 1,000,000 ids in parts, all from one release."""
 
     @_abc_1.abstractmethod
     def Search(

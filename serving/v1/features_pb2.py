@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from serving.v1 import values_pb2 as serving_dot_v1_dot_values__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serving/v1/features.proto\x12\x13hedgerow.serving.v1\x1a\x17serving/v1/values.proto\"\xa0\x01\n\x12GetFeaturesRequest\x12\x19\n\x0f\x66\x65\x61ture_service\x18\x01 \x01(\tH\x00\x12\x34\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32 .hedgerow.serving.v1.FeatureListH\x00\x12,\n\x04keys\x18\x03 \x03(\x0b\x32\x1e.hedgerow.serving.v1.KeyColumnB\x0b\n\tselection\"!\n\x0b\x46\x65\x61tureList\x12\x12\n\nreferences\x18\x01 \x03(\t\"\xa7\x02\n\tKeyColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x06int64s\x18\x02 \x01(\x0b\x32 .hedgerow.serving.v1.Int64ValuesH\x00\x12\x34\n\x07strings\x18\x03 \x01(\x0b\x32!.hedgerow.serving.v1.StringValuesH\x00\x12\x34\n\x07\x64oubles\x18\x04 \x01(\x0b\x32!.hedgerow.serving.v1.DoubleValuesH\x00\x12\x30\n\x05\x62ools\x18\x05 \x01(\x0b\x32\x1f.hedgerow.serving.v1.BoolValuesH\x00\x12\x30\n\x05\x64\x61tes\x18\x06 \x01(\x0b\x32\x1f.hedgerow.serving.v1.DateValuesH\x00\x42\x08\n\x06values\"\xad\x01\n\x13GetFeaturesResponse\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x33\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\".hedgerow.serving.v1.FeatureColumn\x12,\n\x05views\x18\x03 \x03(\x0b\x32\x1d.hedgerow.serving.v1.ViewRows\x12\x10\n\x08releases\x18\x04 \x03(\t\x12\x13\n\x0bpublication\x18\x05 \x01(\x04\"\xca\x04\n\rFeatureColumn\x12\x11\n\treference\x18\x01 \x01(\t\x12\x32\n\x06int64s\x18\x02 \x01(\x0b\x32 .hedgerow.serving.v1.Int64ValuesH\x00\x12\x34\n\x07strings\x18\x03 \x01(\x0b\x32!.hedgerow.serving.v1.StringValuesH\x00\x12\x34\n\x07\x64oubles\x18\x04 \x01(\x0b\x32!.hedgerow.serving.v1.DoubleValuesH\x00\x12\x30\n\x05\x62ools\x18\x05 \x01(\x0b\x32\x1f.hedgerow.serving.v1.BoolValuesH\x00\x12\x30\n\x05\x64\x61tes\x18\x06 \x01(\x0b\x32\x1f.hedgerow.serving.v1.DateValuesH\x00\x12\x32\n\x06\x66loats\x18\x07 \x01(\x0b\x32 .hedgerow.serving.v1.FloatValuesH\x00\x12:\n\ntimestamps\x18\x08 \x01(\x0b\x32$.hedgerow.serving.v1.TimestampValuesH\x00\x12\x34\n\x08\x62inaries\x18\t \x01(\x0b\x32 .hedgerow.serving.v1.BytesValuesH\x00\x12\x34\n\x07vectors\x18\n \x01(\x0b\x32!.hedgerow.serving.v1.VectorValuesH\x00\x12\x10\n\x08validity\x18\x0b \x01(\x0c\x12\x19\n\x0cnoise_stddev\x18\x0c \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06valuesB\x0f\n\r_noise_stddev\"U\n\x08ViewRows\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\r\n\x05\x66ound\x18\x02 \x01(\x0c\x12\x13\n\x0b\x65vent_times\x18\x03 \x03(\x10\x12\x17\n\x0frelease_indexes\x18\x04 \x03(\x0f\x32r\n\x0e\x46\x65\x61tureService\x12`\n\x0bGetFeatures\x12\'.hedgerow.serving.v1.GetFeaturesRequest\x1a(.hedgerow.serving.v1.GetFeaturesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19serving/v1/features.proto\x12\x13hedgerow.serving.v1\x1a\x17serving/v1/values.proto\"\xa0\x01\n\x12GetFeaturesRequest\x12\x19\n\x0f\x66\x65\x61ture_service\x18\x01 \x01(\tH\x00\x12\x34\n\x08\x66\x65\x61tures\x18\x02 \x01(\x0b\x32 .hedgerow.serving.v1.FeatureListH\x00\x12,\n\x04keys\x18\x03 \x03(\x0b\x32\x1e.hedgerow.serving.v1.KeyColumnB\x0b\n\tselection\"d\n\x15StreamFeaturesRequest\x12\x38\n\x07request\x18\x01 \x01(\x0b\x32\'.hedgerow.serving.v1.GetFeaturesRequest\x12\x11\n\tpart_rows\x18\x02 \x01(\r\"P\n\x16StreamFeaturesResponse\x12\x36\n\x04part\x18\x01 \x01(\x0b\x32(.hedgerow.serving.v1.GetFeaturesResponse\"!\n\x0b\x46\x65\x61tureList\x12\x12\n\nreferences\x18\x01 \x03(\t\"\xa7\x02\n\tKeyColumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x06int64s\x18\x02 \x01(\x0b\x32 .hedgerow.serving.v1.Int64ValuesH\x00\x12\x34\n\x07strings\x18\x03 \x01(\x0b\x32!.hedgerow.serving.v1.StringValuesH\x00\x12\x34\n\x07\x64oubles\x18\x04 \x01(\x0b\x32!.hedgerow.serving.v1.DoubleValuesH\x00\x12\x30\n\x05\x62ools\x18\x05 \x01(\x0b\x32\x1f.hedgerow.serving.v1.BoolValuesH\x00\x12\x30\n\x05\x64\x61tes\x18\x06 \x01(\x0b\x32\x1f.hedgerow.serving.v1.DateValuesH\x00\x42\x08\n\x06values\"\xad\x01\n\x13GetFeaturesResponse\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x33\n\x07\x63olumns\x18\x02 \x03(\x0b\x32\".hedgerow.serving.v1.FeatureColumn\x12,\n\x05views\x18\x03 \x03(\x0b\x32\x1d.hedgerow.serving.v1.ViewRows\x12\x10\n\x08releases\x18\x04 \x03(\t\x12\x13\n\x0bpublication\x18\x05 \x01(\x04\"\xca\x04\n\rFeatureColumn\x12\x11\n\treference\x18\x01 \x01(\t\x12\x32\n\x06int64s\x18\x02 \x01(\x0b\x32 .hedgerow.serving.v1.Int64ValuesH\x00\x12\x34\n\x07strings\x18\x03 \x01(\x0b\x32!.hedgerow.serving.v1.StringValuesH\x00\x12\x34\n\x07\x64oubles\x18\x04 \x01(\x0b\x32!.hedgerow.serving.v1.DoubleValuesH\x00\x12\x30\n\x05\x62ools\x18\x05 \x01(\x0b\x32\x1f.hedgerow.serving.v1.BoolValuesH\x00\x12\x30\n\x05\x64\x61tes\x18\x06 \x01(\x0b\x32\x1f.hedgerow.serving.v1.DateValuesH\x00\x12\x32\n\x06\x66loats\x18\x07 \x01(\x0b\x32 .hedgerow.serving.v1.FloatValuesH\x00\x12:\n\ntimestamps\x18\x08 \x01(\x0b\x32$.hedgerow.serving.v1.TimestampValuesH\x00\x12\x34\n\x08\x62inaries\x18\t \x01(\x0b\x32 .hedgerow.serving.v1.BytesValuesH\x00\x12\x34\n\x07vectors\x18\n \x01(\x0b\x32!.hedgerow.serving.v1.VectorValuesH\x00\x12\x10\n\x08validity\x18\x0b \x01(\x0c\x12\x19\n\x0cnoise_stddev\x18\x0c \x01(\x01H\x01\x88\x01\x01\x42\x08\n\x06valuesB\x0f\n\r_noise_stddev\"U\n\x08ViewRows\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\r\n\x05\x66ound\x18\x02 \x01(\x0c\x12\x13\n\x0b\x65vent_times\x18\x03 \x03(\x10\x12\x17\n\x0frelease_indexes\x18\x04 \x03(\x0f\x32\xdf\x01\n\x0e\x46\x65\x61tureService\x12`\n\x0bGetFeatures\x12\'.hedgerow.serving.v1.GetFeaturesRequest\x1a(.hedgerow.serving.v1.GetFeaturesResponse\x12k\n\x0eStreamFeatures\x12*.hedgerow.serving.v1.StreamFeaturesRequest\x1a+.hedgerow.serving.v1.StreamFeaturesResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +34,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETFEATURESREQUEST']._serialized_start=76
   _globals['_GETFEATURESREQUEST']._serialized_end=236
-  _globals['_FEATURELIST']._serialized_start=238
-  _globals['_FEATURELIST']._serialized_end=271
-  _globals['_KEYCOLUMN']._serialized_start=274
-  _globals['_KEYCOLUMN']._serialized_end=569
-  _globals['_GETFEATURESRESPONSE']._serialized_start=572
-  _globals['_GETFEATURESRESPONSE']._serialized_end=745
-  _globals['_FEATURECOLUMN']._serialized_start=748
-  _globals['_FEATURECOLUMN']._serialized_end=1334
-  _globals['_VIEWROWS']._serialized_start=1336
-  _globals['_VIEWROWS']._serialized_end=1421
-  _globals['_FEATURESERVICE']._serialized_start=1423
-  _globals['_FEATURESERVICE']._serialized_end=1537
+  _globals['_STREAMFEATURESREQUEST']._serialized_start=238
+  _globals['_STREAMFEATURESREQUEST']._serialized_end=338
+  _globals['_STREAMFEATURESRESPONSE']._serialized_start=340
+  _globals['_STREAMFEATURESRESPONSE']._serialized_end=420
+  _globals['_FEATURELIST']._serialized_start=422
+  _globals['_FEATURELIST']._serialized_end=455
+  _globals['_KEYCOLUMN']._serialized_start=458
+  _globals['_KEYCOLUMN']._serialized_end=753
+  _globals['_GETFEATURESRESPONSE']._serialized_start=756
+  _globals['_GETFEATURESRESPONSE']._serialized_end=929
+  _globals['_FEATURECOLUMN']._serialized_start=932
+  _globals['_FEATURECOLUMN']._serialized_end=1518
+  _globals['_VIEWROWS']._serialized_start=1520
+  _globals['_VIEWROWS']._serialized_end=1605
+  _globals['_FEATURESERVICE']._serialized_start=1608
+  _globals['_FEATURESERVICE']._serialized_end=1831
 # @@protoc_insertion_point(module_scope)

@@ -56,6 +56,54 @@ class GetFeaturesRequest(_message.Message):
 Global___GetFeaturesRequest: _TypeAlias = GetFeaturesRequest  # noqa: Y015
 
 @_typing.final
+class StreamFeaturesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    PART_ROWS_FIELD_NUMBER: _builtins.int
+    part_rows: _builtins.int
+    """Rows of one part, at most 10,000; 0: as many."""
+    @_builtins.property
+    def request(self) -> Global___GetFeaturesRequest:
+        """Here it may name up to 1,000,000 entities."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___GetFeaturesRequest | None = ...,
+        part_rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["part_rows", b"part_rows", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamFeaturesRequest: _TypeAlias = StreamFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class StreamFeaturesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PART_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def part(self) -> Global___GetFeaturesResponse:
+        """The answer for the next rows, in the request's order; every part names its own releases."""
+
+    def __init__(
+        self,
+        *,
+        part: Global___GetFeaturesResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamFeaturesResponse: _TypeAlias = StreamFeaturesResponse  # noqa: Y015
+
+@_typing.final
 class FeatureList(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

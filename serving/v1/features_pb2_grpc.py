@@ -40,6 +40,11 @@ class FeatureServiceStub:
                 request_serializer=serving_dot_v1_dot_features__pb2.GetFeaturesRequest.SerializeToString,
                 response_deserializer=serving_dot_v1_dot_features__pb2.GetFeaturesResponse.FromString,
                 _registered_method=True)
+        self.StreamFeatures = channel.unary_stream(
+                '/hedgerow.serving.v1.FeatureService/StreamFeatures',
+                request_serializer=serving_dot_v1_dot_features__pb2.StreamFeaturesRequest.SerializeToString,
+                response_deserializer=serving_dot_v1_dot_features__pb2.StreamFeaturesResponse.FromString,
+                _registered_method=True)
 
 
 class FeatureServiceServicer:
@@ -53,6 +58,18 @@ class FeatureServiceServicer:
         NOT_FOUND           a feature service, view or feature that is not published
         RESOURCE_EXHAUSTED  too many rows or features; split the request
         UNAVAILABLE         the online store does not answer; try again
+
+        Every method: UNAUTHENTICATED without a valid token or certificate where the server asks for one, PERMISSION_DENIED
+        where its policy does not let this caller read this for this purpose (metadata `hedgerow-purpose`),
+        RESOURCE_EXHAUSTED with google.rpc.RetryInfo while it is overloaded, DEADLINE_EXCEEDED without any work done for a
+        call that comes too late.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamFeatures(self, request, context):
+        """Reads features of up to 1,000,000 entities in parts, all from one publication. Statuses as `GetFeatures`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -65,6 +82,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.GetFeatures,
                     request_deserializer=serving_dot_v1_dot_features__pb2.GetFeaturesRequest.FromString,
                     response_serializer=serving_dot_v1_dot_features__pb2.GetFeaturesResponse.SerializeToString,
+            ),
+            'StreamFeatures': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamFeatures,
+                    request_deserializer=serving_dot_v1_dot_features__pb2.StreamFeaturesRequest.FromString,
+                    response_serializer=serving_dot_v1_dot_features__pb2.StreamFeaturesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -95,6 +117,33 @@ class FeatureService:
             '/hedgerow.serving.v1.FeatureService/GetFeatures',
             serving_dot_v1_dot_features__pb2.GetFeaturesRequest.SerializeToString,
             serving_dot_v1_dot_features__pb2.GetFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/hedgerow.serving.v1.FeatureService/StreamFeatures',
+            serving_dot_v1_dot_features__pb2.StreamFeaturesRequest.SerializeToString,
+            serving_dot_v1_dot_features__pb2.StreamFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

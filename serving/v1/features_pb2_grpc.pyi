@@ -40,7 +40,14 @@ class FeatureServiceStub:
     NOT_FOUND           a feature service, view or feature that is not published
     RESOURCE_EXHAUSTED  too many rows or features; split the request
     UNAVAILABLE         the online store does not answer; try again
+
+    Every method: UNAUTHENTICATED without a valid token or certificate where the server asks for one, PERMISSION_DENIED
+    where its policy does not let this caller read this for this purpose (metadata `hedgerow-purpose`),
+    RESOURCE_EXHAUSTED with google.rpc.RetryInfo while it is overloaded, DEADLINE_EXCEEDED without any work done for a
+    call that comes too late.
     """
+    StreamFeatures: _grpc.UnaryStreamMultiCallable[_features_pb2.StreamFeaturesRequest, _features_pb2.StreamFeaturesResponse]
+    """Reads features of up to 1,000,000 entities in parts, all from one publication. Statuses as `GetFeatures`."""
 
 @_typing.type_check_only
 class FeatureServiceAsyncStub(FeatureServiceStub):
@@ -54,7 +61,14 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     NOT_FOUND           a feature service, view or feature that is not published
     RESOURCE_EXHAUSTED  too many rows or features; split the request
     UNAVAILABLE         the online store does not answer; try again
+
+    Every method: UNAUTHENTICATED without a valid token or certificate where the server asks for one, PERMISSION_DENIED
+    where its policy does not let this caller read this for this purpose (metadata `hedgerow-purpose`),
+    RESOURCE_EXHAUSTED with google.rpc.RetryInfo while it is overloaded, DEADLINE_EXCEEDED without any work done for a
+    call that comes too late.
     """
+    StreamFeatures: _aio.UnaryStreamMultiCallable[_features_pb2.StreamFeaturesRequest, _features_pb2.StreamFeaturesResponse]  # type: ignore[assignment]
+    """Reads features of up to 1,000,000 entities in parts, all from one publication. Statuses as `GetFeatures`."""
 
 class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves the newest released values of feature views, and says which release each value comes from."""
@@ -71,6 +85,19 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         NOT_FOUND           a feature service, view or feature that is not published
         RESOURCE_EXHAUSTED  too many rows or features; split the request
         UNAVAILABLE         the online store does not answer; try again
+
+        Every method: UNAUTHENTICATED without a valid token or certificate where the server asks for one, PERMISSION_DENIED
+        where its policy does not let this caller read this for this purpose (metadata `hedgerow-purpose`),
+        RESOURCE_EXHAUSTED with google.rpc.RetryInfo while it is overloaded, DEADLINE_EXCEEDED without any work done for a
+        call that comes too late.
         """
+
+    @_abc_1.abstractmethod
+    def StreamFeatures(
+        self,
+        request: _features_pb2.StreamFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_features_pb2.StreamFeaturesResponse], _abc.AsyncIterator[_features_pb2.StreamFeaturesResponse]]:
+        """Reads features of up to 1,000,000 entities in parts, all from one publication. Statuses as `GetFeatures`."""
 
 def add_FeatureServiceServicer_to_server(servicer: FeatureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
