@@ -8,6 +8,7 @@ Reading guide
     balances    what its entries add up to
     recovery    what is done with runs that a crash left unfinished
     release     manifests and the store of published releases
+    policy      which releases may be made and read: rules, one decision function
     canonical   canonical JSON and hashes
     files       atomic writes and locks
     report      what a compliance reviewer reads

@@ -24,6 +24,7 @@ privacy-unit id or a key.
     │   ├── ReleaseCorrupt        a manifest or file that does not match its hash or schema
     │   ├── ReleaseMissing        no such release
     │   └── RunInProgress         another process releases the same window now
+    ├── PolicyRefused             the project's policy refuses a plan, a run, a publication or a read
     ├── EngineError               Spark failed; the cause is named without data
     ├── PublicationError          the feature store
     │   ├── StoreUnreachable      online store does not answer
@@ -68,6 +69,7 @@ __all__ = [
     "NotPublished",
     "NotServed",
     "NullValue",
+    "PolicyRefused",
     "PortBusy",
     "PublicationCorrupt",
     "PublicationError",
@@ -245,6 +247,24 @@ class ReleaseMissing(ReleaseError):
 
 class RunInProgress(ReleaseError):
     """Another process is releasing the same window."""
+
+
+class PolicyRefused(HedgerowError):
+    """The project's policy refuses.
+
+    Attributes:
+        refused: (action, subject, rule ids, explanation) of each refused request.
+    """
+
+    def __init__(self, refused: tuple[tuple[str, str, tuple[str, ...], str], ...]) -> None:
+        self.refused = refused
+        told = "; ".join(f"{subject}: policy refuses to {action}: {why}" for action, subject, _, why in refused)
+        super().__init__(f"{told}; change the definition, or the policy with those who answer for it")
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """Every rule that refuses something, once."""
+        return tuple(dict.fromkeys(rule for _, _, rules, _ in self.refused for rule in rules))
 
 
 class EngineError(HedgerowError):

@@ -158,6 +158,11 @@ class Settings:
         return self.state_dir / "ledger.db"
 
     @property
+    def policy_dir(self) -> Path:
+        """The project's policy: `*.yaml`."""
+        return self.root / "policy"
+
+    @property
     def releases_dir(self) -> Path:
         """Published releases: `<signal>/v<version>/<window>/`."""
         return self.state_dir / "releases"
