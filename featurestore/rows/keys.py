@@ -1,0 +1,117 @@
+"""Entity keys, one column per join key, as the bytes that stores look up and as the hashes that indexes probe.
+
+As bytes, a key is its values in the order of the join keys' names, each a kind byte and the value: `i` and 8 bytes
+(big-endian) for integers, `s` or `b`, a u32 length (big-endian) and the content for text and bytes. Join key names are
+not repeated in every row: they belong to the view, and each view has a table of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.rows.texts import Texts
+
+__all__ = ["KeyColumn", "key_bytes", "key_hashes", "text_keys"]
+
+KeyColumn = NDArray[np.int64] | Texts
+"""n values of one join key: integers `(n,)`, or texts as UTF-8."""
+
+
+def text_keys(values: Sequence[str]) -> Texts:
+    """A key column of Python strings.
+
+    Raises:
+        TypeError: a value is not a string.
+        UnicodeEncodeError: lone surrogates, which are not text.
+    """
+    return Texts.encoded(values)
+
+
+def key_bytes(columns: Mapping[str, KeyColumn], *, prefix: bytes = b"") -> Texts:
+    """The byte strings of n keys, each after `prefix`, from one column per join key."""
+    parts = [_part(columns[name]) for name in sorted(columns)]
+    if prefix:
+        count = len(next(iter(columns.values())))
+        parts.insert(0, _fixed(np.broadcast_to(np.frombuffer(prefix, np.uint8), (count, len(prefix)))))
+    if len(parts) == 1:
+        return parts[0]
+    lengths = np.stack([part.lengths for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(lengths.sum(axis=0))])
+    out = np.empty(offsets[-1], np.uint8)
+    at = offsets[:-1].copy()
+    for part, own in zip(parts, lengths, strict=True):
+        part.scatter(out, at)
+        at += own
+    return Texts(data=out, offsets=offsets)
+
+
+def key_hashes(columns: Sequence[KeyColumn]) -> NDArray[np.uint64]:
+    """64-bit hashes of n keys, `(n,)`. For one column of integers they are a permutation: no two keys share one.
+
+    Args:
+        columns: one per join key, in an order that is always the same.
+    """
+    hashes = _hash(columns[0])
+    for column in columns[1:]:
+        hashes = _mix(np.multiply(hashes, _COMBINE, dtype=np.uint64) + _hash(column))
+    return hashes
+
+
+_U: Final = np.uint64
+_MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2: Final = np.uint64(0x94D049BB133111EB)
+_COMBINE: Final = np.uint64(0x9E3779B97F4A7C15)
+_BASE: Final = np.uint64(0xD6E8FEB86659FD93)
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a permutation of 64 bits that spreads every bit."""
+    values = np.multiply(values ^ (values >> _U(30)), _MIX_1, dtype=np.uint64)
+    values = np.multiply(values ^ (values >> _U(27)), _MIX_2, dtype=np.uint64)
+    return values ^ (values >> _U(31))
+
+
+def _hash(column: KeyColumn) -> NDArray[np.uint64]:
+    if not isinstance(column, Texts):
+        return _mix(column.astype(np.uint64))
+    lengths = column.lengths
+    positions = np.arange(len(column.data)) - np.repeat(column.offsets[:-1], lengths)
+    longest = int(lengths.max(initial=0))
+    terms = (column.data.astype(np.uint64) + np.uint64(1)) * _powers(longest)[positions]
+    sums = np.zeros(len(terms) + 1, np.uint64)
+    np.cumsum(terms, out=sums[1:])
+    return _mix(sums[column.offsets[1:]] - sums[column.offsets[:-1]] + lengths.astype(np.uint64) * _COMBINE)
+
+
+def _powers(count: int) -> NDArray[np.uint64]:
+    """The first powers of the hash's base, modulo 2^64."""
+    if count <= len(_POWERS):
+        return _POWERS
+    return np.cumprod(np.full(count, _BASE), dtype=np.uint64)
+
+
+_POWERS: Final[NDArray[np.uint64]] = np.cumprod(np.full(256, _BASE), dtype=np.uint64)
+
+
+def _part(column: KeyColumn) -> Texts:
+    count = len(column)
+    if not isinstance(column, Texts):
+        packed = np.zeros(count, [("kind", "S1"), ("value", ">i8")])
+        packed["kind"], packed["value"] = b"i", column
+        return _fixed(packed.view(np.uint8).reshape(count, 9))
+    heads = np.zeros(count, [("kind", "S1"), ("length", ">u4")])
+    heads["kind"], heads["length"] = b"s", column.lengths
+    offsets = column.offsets + np.arange(count + 1) * 5
+    out = np.empty(offsets[-1], np.uint8)
+    out[offsets[:-1, None] + np.arange(5)] = heads.view(np.uint8).reshape(count, 5)
+    column.scatter(out, offsets[:-1] + 5)
+    return Texts(data=out, offsets=offsets)
+
+
+def _fixed(rows: NDArray[Any]) -> Texts:
+    count, width = rows.shape
+    return Texts(data=np.ascontiguousarray(rows).reshape(-1), offsets=np.arange(count + 1, dtype=np.int64) * width)

@@ -1,0 +1,142 @@
+"""n byte strings of any length in one buffer, so that text moves like numbers: whole columns at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Texts", "ragged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Texts:
+    """n byte strings; string i is `data[offsets[i]:offsets[i + 1]]`.
+
+    Attributes:
+        data: uint8 `(total,)`.
+        offsets: int64 `(n + 1,)`, rising from 0 to `total`.
+    """
+
+    data: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, values: Sequence[bytes]) -> Texts:
+        """From byte strings.
+
+        Raises:
+            TypeError: a value is not bytes.
+        """
+        data = b"".join(values)
+        lengths = np.fromiter(map(len, values), np.int64, len(values))
+        return cls(data=np.frombuffer(data, np.uint8), offsets=_offsets(lengths))
+
+    @classmethod
+    def encoded(cls, values: Iterable[str]) -> Texts:
+        """From Python strings, as UTF-8.
+
+        Raises:
+            TypeError: a value is not a string.
+            UnicodeEncodeError: lone surrogates, which are not text.
+        """
+        return cls.of(list(map(str.encode, values)))
+
+    @classmethod
+    def empty(cls, count: int) -> Texts:
+        """n empty strings."""
+        return cls(data=np.zeros(0, np.uint8), offsets=np.zeros(count + 1, np.int64))
+
+    @classmethod
+    def gather(cls, data: NDArray[np.uint8], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Texts:
+        """Copies n runs of another buffer.
+
+        Args:
+            data: uint8, any size.
+            starts: where each run begins in `data`, `(n,)`.
+            lengths: `(n,)`.
+
+        Raises:
+            IndexError: a run lies outside of `data`.
+        """
+        offsets = _offsets(lengths)
+        return cls(data=data[ragged(starts, lengths, offsets)], offsets=offsets)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Texts]) -> Texts:
+        """All strings of several, one after another."""
+        lengths = [part.lengths for part in parts]
+        return cls(
+            data=np.concatenate([part.data for part in parts]) if parts else np.zeros(0, np.uint8),
+            offsets=_offsets(np.concatenate(lengths) if lengths else np.zeros(0, np.int64)),
+        )
+
+    def __len__(self) -> int:
+        """n."""
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Length of each string in bytes, `(n,)`."""
+        return np.diff(self.offsets)
+
+    def take(self, indexes: NDArray[np.integer[Any]]) -> Texts:
+        """The strings at these positions, `(m,)`."""
+        starts = self.offsets[indexes]
+        return Texts.gather(self.data, starts, self.offsets[indexes + 1] - starts)
+
+    def scatter(self, out: NDArray[np.uint8], starts: NDArray[np.int64]) -> None:
+        """Writes string i to `out` from `starts[i]` on."""
+        out[ragged(starts, self.lengths, self.offsets)] = self.data
+
+    def tolist(self) -> list[bytes]:
+        """The strings as Python bytes."""
+        data, offsets = self.data.tobytes(), self.offsets.tolist()
+        return [data[a:b] for a, b in pairwise(offsets)]
+
+    def strings(self) -> list[str]:
+        """The strings as Python text.
+
+        Raises:
+            UnicodeDecodeError: they are not UTF-8.
+        """
+        data, offsets = self.data.tobytes(), self.offsets.tolist()
+        if data.isascii():  # then characters are bytes, and one decoding serves all
+            text = data.decode("ascii")
+            return [text[a:b] for a, b in pairwise(offsets)]
+        return [data[a:b].decode() for a, b in pairwise(offsets)]
+
+    def equals(self, other: Texts) -> NDArray[np.bool_]:
+        """Which strings are the same as the other's at the same position, bool `(n,)`."""
+        same: NDArray[np.bool_] = self.lengths == other.lengths
+        left, right = self, other
+        if not same.all():
+            there = np.flatnonzero(same)
+            left, right = self.take(there), other.take(there)
+        differing = np.concatenate([[0], np.cumsum(left.data != right.data)])
+        same[same] = differing[left.offsets[1:]] == differing[left.offsets[:-1]]
+        return same
+
+
+def ragged(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], offsets: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Positions `starts[0], starts[0]+1, ..., starts[1], ...`: all runs, one after another.
+
+    Args:
+        starts: `(n,)`.
+        lengths: `(n,)`.
+        offsets: `(n + 1,)`, running sum of the lengths, if the caller has it.
+    """
+    offsets = _offsets(lengths) if offsets is None else offsets
+    return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets

@@ -1,0 +1,208 @@
+"""Packed rows and snapshots against plain Python: what goes in comes out, for every key, and nothing else does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featurestore.rows import Column, Kind, RowField, RowSchema, Texts, key_bytes, key_hashes, text_keys
+from featurestore.snapshots import Snapshot, open_snapshot, snapshot_bytes
+from featurestore.snapshots import index as index_module
+from featurestore.snapshots.index import build_index
+from governance.errors import NotPublished, PublicationCorrupt, PublicationError
+
+INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
+FLOAT32 = st.floats(width=32, allow_nan=False)
+KINDS: dict[str, tuple[RowField, st.SearchStrategy[Any]]] = {
+    "a": (RowField(name="a", kind=Kind.INT64), INT64),
+    "b": (RowField(name="b", kind=Kind.FLOAT64), st.floats(allow_nan=False)),
+    "c": (RowField(name="c", kind=Kind.FLOAT32), FLOAT32),
+    "d": (RowField(name="d", kind=Kind.BOOL), st.booleans()),
+    "e": (RowField(name="e", kind=Kind.STRING), TEXT.map(str.encode)),
+    "f": (RowField(name="f", kind=Kind.BYTES), st.binary(max_size=5)),
+    "g": (RowField(name="g", kind=Kind.DATE), st.integers(-(1 << 31), (1 << 31) - 1)),
+    "h": (RowField(name="h", kind=Kind.TIMESTAMP), INT64),
+    "i": (RowField(name="i", kind=Kind.FLOAT32, dimension=3), st.tuples(FLOAT32, FLOAT32, FLOAT32)),
+    "j": (RowField(name="j", kind=Kind.INT32), st.integers(-(1 << 31), (1 << 31) - 1)),
+    "k": (RowField(name="k", kind=Kind.FLOAT32), FLOAT32),
+    "l": (RowField(name="l", kind=Kind.STRING), TEXT.map(str.encode)),
+}
+EVENT_TIME, RELEASE = 1_763_337_600_000_000, "v/v1/2025-11-10"
+
+
+def column(field: RowField, values: list[Any]) -> Column:
+    nulls = np.array([value is None for value in values], bool)
+    if field.kind.dtype is None:
+        return Column(values=Texts.of([b"x" if value is None else value for value in values]), nulls=nulls)
+    empty: Any = (0.0,) * field.dimension if field.dimension else 0
+    array = np.array([empty if value is None else value for value in values], field.kind.dtype)
+    shape = (len(values), field.dimension) if field.dimension else (len(values),)
+    return Column(values=array.reshape(shape), nulls=nulls)
+
+
+def key_column(values: list[Any], kind: str) -> Any:
+    return np.array(values, np.int64) if kind == "int64" else text_keys(values)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[dict[str, str], list[tuple[Any, ...]], dict[str, list[Any]]]:
+    kinds = draw(st.lists(st.sampled_from(["int64", "string"]), min_size=1, max_size=3))
+    names = draw(st.lists(st.sampled_from(sorted(KINDS)), unique=True, max_size=12))
+    values = st.tuples(*(INT64 if kind == "int64" else TEXT for kind in kinds))
+    keys = draw(st.lists(values, unique=True, max_size=20))
+    columns = {
+        name: draw(st.lists(st.none() | KINDS[name][1], min_size=len(keys), max_size=len(keys))) for name in names
+    }
+    return {f"key{i}": kind for i, kind in enumerate(kinds)}, keys, columns
+
+
+def built(kinds: dict[str, str], keys: list[tuple[Any, ...]], columns: dict[str, list[Any]]) -> bytes:
+    fields = tuple(KINDS[name][0] for name in columns)
+    return snapshot_bytes(
+        "v",
+        RowSchema(fields=fields),
+        {name: key_column([key[i] for key in keys], kind) for i, (name, kind) in enumerate(kinds.items())},
+        {field.name: column(field, columns[field.name]) for field in fields},
+        release_id=RELEASE,
+        event_time=EVENT_TIME,
+    )
+
+
+def opened(data: bytes) -> Snapshot:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "v.snapshot")
+        path.write_bytes(data)
+        return open_snapshot(path)  # readable without its file
+
+
+def plain(values: Any, at: int) -> Any:
+    if isinstance(values, Texts):
+        return values.tolist()[at]
+    return tuple(values[at].tolist()) if values.ndim == 2 else values[at].item()
+
+
+def check(
+    snapshot: Snapshot, kinds: dict[str, str], asked: list[Any], keys: list[Any], columns: dict[str, list[Any]]
+) -> None:
+    names = [name for name in columns if len(name) == 1]
+    given_keys = {name: key_column([key[i] for key in asked], kind) for i, (name, kind) in enumerate(kinds.items())}
+    answer = snapshot.get(given_keys, names)
+    there = {key: row for row, key in enumerate(keys)}
+    assert answer.found.tolist() == [key in there for key in asked]
+    assert answer.event_times.tolist() == [EVENT_TIME if key in there else 0 for key in asked]
+    assert answer.release_indexes.tolist() == [0 if key in there else -1 for key in asked]
+    assert answer.releases == (RELEASE,)
+    for name in names:
+        for at, key in enumerate(asked):
+            wanted = columns[name][there[key]] if key in there else None
+            assert answer.null(name)[at] == (wanted is None)
+            found = plain(answer.values[name], at)
+            if wanted is not None:
+                assert found == wanted
+            else:  # empty, and the same whether null or not there
+                assert found in (0, b"", (0.0,) * 3) or np.isnan(found).all()
+
+
+@settings(deadline=None)
+@given(tables(), st.data())
+def test_a_snapshot_answers_like_a_dictionary(table: Any, data: st.DataObject) -> None:
+    kinds, keys, columns = table
+    others = st.tuples(*(INT64 if kind == "int64" else TEXT for kind in kinds.values()))
+    asked = data.draw(st.lists(st.sampled_from(keys) | others if keys else others, max_size=30))
+    check(opened(built(kinds, keys, columns)), kinds, asked, keys, columns)
+
+
+@settings(deadline=None)
+@given(tables(), st.data())
+def test_keys_that_share_a_hash_stay_apart(table: Any, data: st.DataObject) -> None:
+    """All hashes made equal: the worst that a hash can do costs time, never a wrong answer."""
+    kinds, keys, columns = table
+    if list(kinds.values()) == ["int64"]:
+        return  # those hashes are a permutation and cannot be equal
+    asked = data.draw(st.lists(st.sampled_from(keys), max_size=5)) if keys else []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_module, "key_hashes", lambda columns: np.full(len(columns[0]), 7, np.uint64))
+        snapshot = opened(built(kinds, keys, columns))
+        missing: tuple[Any, ...] = tuple(12345 if kind == "int64" else "nobody has this" for kind in kinds.values())
+        check(snapshot, kinds, [*asked, missing], keys, columns)
+
+
+@given(st.lists(INT64, unique=True))
+def test_integers_never_share_a_hash(values: list[int]) -> None:
+    assert len(set(key_hashes([np.array(values, np.int64)]).tolist())) == len(values)
+
+
+@given(st.lists(st.tuples(INT64, TEXT), min_size=1), st.binary(max_size=4))
+def test_key_bytes_are_those_of_single_values(keys: list[tuple[int, str]], prefix: bytes) -> None:
+    columns = {"b": np.array([a for a, _ in keys], np.int64), "a": text_keys([b for _, b in keys])}
+    wanted = [
+        prefix
+        + b"s"
+        + len(text.encode()).to_bytes(4, "big")
+        + text.encode()
+        + b"i"
+        + value.to_bytes(8, "big", signed=True)
+        for value, text in keys
+    ]
+    assert key_bytes(columns, prefix=prefix).tolist() == wanted
+
+
+@given(st.lists(st.binary(max_size=4)), st.lists(st.binary(max_size=4)))
+def test_texts(left: list[bytes], right: list[bytes]) -> None:
+    a, b = Texts.of(left), Texts.of(right)
+    assert a.tolist() == left
+    assert Texts.concatenate([a, b]).tolist() == left + right
+    order = np.arange(len(left))[::-1]
+    assert a.take(order).tolist() == left[::-1]
+    assert Texts.concatenate([]).tolist() == []
+    count = min(len(left), len(right))
+    same = a.take(np.arange(count)).equals(b.take(np.arange(count)))
+    assert same.tolist() == [x == y for x, y in zip(left, right, strict=False)]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
+def test_texts_of_strings(values: list[str]) -> None:
+    assert text_keys(values).strings() == values
+
+
+def test_a_key_that_occurs_twice_is_refused() -> None:
+    for kinds, key in (({"key0": "int64"}, (5,)), ({"key0": "string", "key1": "int64"}, ("a", 5))):
+        with pytest.raises(PublicationError, match="a key occurs twice"):
+            built(kinds, [key, key], {})
+    with pytest.raises(ValueError, match="twice"):
+        build_index([text_keys(["a", "b", "a"])])
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    keys = [(i,) for i in range(100)]
+    columns = {"b": [float(i) for i in range(100)], "e": [b"x"] * 100}
+    assert built({"key0": "int64"}, keys, columns) == built({"key0": "int64"}, keys, columns)
+
+
+@settings(deadline=None)
+@given(tables(), st.data())
+def test_a_broken_file_is_refused(table: Any, data: st.DataObject) -> None:
+    whole = built(*table)
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    flip = data.draw(st.integers(0, len(whole) - 1))
+    broken = [whole[:cut], whole + b"\0", whole[:flip] + bytes([whole[flip] ^ 1]) + whole[flip + 1 :]]
+    for one in broken:
+        with pytest.raises(PublicationCorrupt, match="refused"):
+            opened(one)
+
+
+def test_another_file_or_none_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "v.snapshot"
+    with pytest.raises(NotPublished, match="hedgerow publish"):
+        open_snapshot(path)
+    path.write_bytes(built({"key0": "int64"}, [(1,)], {}))
+    assert len(open_snapshot(path, sha256=open_snapshot(path).digest)) == 1
+    with pytest.raises(PublicationCorrupt, match="not the one that was published"):
+        open_snapshot(path, sha256="0" * 64)
