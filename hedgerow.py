@@ -59,7 +59,7 @@ COMMANDS = (
     Command(name="plan", module="pipelines.cli", attribute="plan", extra="pipelines",
             help="Explain what signals protect and cost; reads no data."),
     Command(name="policy", module="pipelines.policy_cli", attribute="app", extra="pipelines",
-            help="Hold definitions against the project's policy, and test the policy itself."),
+            help="Hold definitions against the policy; test the policy itself."),
     Command(name="run", module="pipelines.cli", attribute="run", extra="pipelines",
             help="Release signals: bound, aggregate, add noise, publish atomically."),
     Command(name="publish", module="serving.cli", attribute="publish", extra="serving",

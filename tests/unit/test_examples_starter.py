@@ -71,6 +71,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
         "README.md",
         "data",
         "hedgerow.toml",
+        "policy",
         "signals",
     ]
 
