@@ -34,6 +34,8 @@ privacy-unit id or a key.
     │   ├── PortBusy              the address is in use
     │   ├── RequestInvalid        names, types or sizes that the API does not take (INVALID_ARGUMENT)
     │   ├── NotServed             an unknown view, feature, service or space (NOT_FOUND)
+    │   ├── NotAuthenticated      no valid certificate or token (UNAUTHENTICATED)
+    │   ├── AccessDenied          the policy does not let this caller read this for this purpose (PERMISSION_DENIED)
     │   └── ServerUnavailable     no server answers, or not in time
     └── DeviceError               what a device keeps for one person
         ├── DeviceMissing         no device store in that folder
@@ -47,6 +49,7 @@ from __future__ import annotations
 from decimal import Context, Decimal
 
 __all__ = [
+    "AccessDenied",
     "AccountUnknown",
     "BudgetExceeded",
     "ColumnMissing",
@@ -66,6 +69,7 @@ __all__ = [
     "LedgerCorrupt",
     "LedgerError",
     "NonFiniteValue",
+    "NotAuthenticated",
     "NotPublished",
     "NotServed",
     "NullValue",
@@ -307,6 +311,14 @@ class RequestInvalid(ServingError):
 
 class NotServed(ServingError):
     """An unknown feature, view, service or embedding space."""
+
+
+class NotAuthenticated(ServingError):
+    """A call without a valid certificate or token, where the server asks for one. Never says more about the token."""
+
+
+class AccessDenied(ServingError):
+    """A call that the policy, or the caller's own token, does not allow for this purpose."""
 
 
 class ServerUnavailable(ServingError):
