@@ -1,27 +1,31 @@
 """Private selection beside Gaussian noise: why delta need not be split between them.
 
-A key shows if its noisy unit count reaches a threshold. Let D' be D plus one unit, which touches at most L0 keys, of
-which j exist in D' only; each of these shows with probability at most p (`key_delta`). Let E be the event that none
-does: `P[E] >= (1 - p)^j`. E depends on the noise of those j keys alone, so given E the release on D' is
-post-processing of the noisy sums over the keys of D, as it is on D, and these differ in the other `L0 - j` keys
-only. Let `delta_j` be the delta of the Gaussian noise with the unit in `L0 - j` keys. Taking on D an independent
-event of the same probability (Bun and Steinke 2016, Definition 8.1), both ways round
+A key shows if its noisy unit count reaches a threshold. Let D' be D plus one unit, which touches t keys, of which j
+exist in D' only; each of these shows with probability at most p_t. Let E be the event that none does: `P[E] >= (1 -
+p_t)^j`. E depends on the noise of those j keys alone, so given E the release on D' is post-processing of the noisy
+sums over the keys of D, as it is on D, and these differ in the other `t - j` keys only. Let `delta_j` be the delta of
+the Gaussian noise with the unit in `t - j` keys. Taking on D an independent event of the same probability (Bun and
+Steinke 2016, Definition 8.1), both ways round
 
-    delta(epsilon) <= max over j = 0 .. L0 of  1 - (1 - p)^j (1 - delta_j(epsilon)).
+    delta(epsilon) <= max over t and j <= t of  1 - (1 - p_t)^j (1 - delta_j(epsilon)).
 
 The usual accounting adds both worst cases, though no unit can cause both: a key counts either as its own or as shared.
 
-**Theorem (no split).** Let the unit's squared distance be `mu^2 (L0 - j) / L0` when j of its keys are its own (as
-under `KeepRandom`, where each key adds at most `Linf^2`), let delta_j be the continuous Gaussian's (or the lattice
-bound of module `lattice`, at its mu and epsilon), and let `(epsilon/mu)^2 - mu^2/4 >= 1`. If `delta_0 <= delta` and
-`1 - (1 - p)^L0 <= delta`, then the release is (epsilon, delta)-DP: the noise and the threshold each take all of
-delta.
+**Theorem (no split).** Let a unit shift the sums by mu standard deviations of their noise at most, and by a squared
+distance of `mu^2 (t - j) / t` at most in the keys that it shares, where j of its t keys are its own. Let delta_j be
+the continuous Gaussian's (or the lattice bound of module `lattice`, at its mu and epsilon), and let
+`(epsilon/mu)^2 - mu^2/4 >= 1`. If `delta_0 <= delta` and `1 - (1 - p_t)^t <= delta` for every t, then the release is
+(epsilon, delta)-DP: the noise and the threshold each take all of delta.
+
+The premise says that each key adds at most the t-th part of the whole squared distance. So it is under `KeepRandom`,
+where each of `t <= L0` keys adds at most `Linf^2` and `mu^2` allows for L0 of them, and for weights `1 / sqrt(t)` (Gopi
+et al. 2020). It is not so under `ClipNorm`, nor where a unit is replaced by another.
 
 *Proof.* Write `d(x)` for delta_G at `mu^2 x`. With `a = epsilon/mu - mu/2`, `b = epsilon/mu + mu/2` and the normal
 density phi, `d delta_G / d mu = phi(a)`, so the derivative by `mu^2` is `phi(a) / (2 mu)`, and that grows with mu
 where `a b >= 1`, which is the condition; it holds for all smaller mu too. So d is convex on [0, 1] with `d(0) = 0`,
-hence `d(x) <= x d(1) <= x delta`. And `(1 - p)^j >= (1 - delta)^(j/L0)`. With `x = 1 - j/L0` it is enough that `(1 -
-delta)^(1-x) (1 - x delta) >= 1 - delta`, that is `1 - x delta >= (1 - delta)^x`: Bernoulli's inequality. QED
+hence `d(x) <= x d(1) <= x delta`. And `(1 - p_t)^j >= (1 - delta)^(j/t)`. With `x = 1 - j/t` it is enough that
+`(1 - delta)^(1-x) (1 - x delta) >= 1 - delta`, that is `1 - x delta >= (1 - delta)^x`: Bernoulli's inequality. QED
 
 Where its condition fails (epsilon below about mu: delta above some hundredths), and for bounds and relations that are
 not those of the theorem, `delta_selection + (1 - delta_selection) delta_0` holds always.
@@ -60,10 +64,10 @@ def released_delta(
     Args:
         events: the noise of all sums, that of the deciding count included.
         epsilon: at least 0.
-        delta_selection: bound on the probability that any key which a unit alone has shows: `1 - (1 - p)^L0`, with the
-            same p for each of its keys; 0 for public keys.
-        equal_keys: whether the theorem's premise holds: add/remove of one unit, and each of its at most L0 keys adds at
-            most `1 / L0` of the squared sensitivity of every event (`KeepRandom`).
+        delta_selection: bound on the probability that any key which a unit alone has shows: the largest
+            `1 - (1 - p_t)^t` over `t <= L0` keys, each showing with the same probability; 0 for public keys.
+        equal_keys: whether the theorem's premise holds: add/remove of one unit, and each of its t keys adds at most the
+            t-th part of every event's squared sensitivity.
 
     Raises:
         ValueError: parameters out of range.

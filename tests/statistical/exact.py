@@ -98,3 +98,14 @@ def uncorrelated(first: NDArray[np.int64], second: NDArray[np.int64]) -> bool:
     """Pearson correlation of n pairs, which is normal with variance 1/n if there is none, at `FALSE_ALARM`."""
     z = np.corrcoef(first, second)[0, 1] * np.sqrt(len(first))
     return bool(abs(z) <= stats.norm.isf(FALSE_ALARM / 2))
+
+
+def power(truth: NDArray[np.float64], claim: NDArray[np.float64], samples: int = SAMPLES) -> float:
+    """Probability that `fits` rejects `claim` when values follow `truth`, by the noncentral chi-square approximation.
+
+    Both are cell probabilities; cells that expect less than 10 of the claim's values are left out, which lowers it.
+    """
+    kept = claim * samples >= 10
+    noncentrality = samples * float(np.sum(np.square(truth - claim)[kept] / claim[kept]))
+    degrees = int(kept.sum())
+    return float(stats.ncx2.sf(stats.chi2.isf(FALSE_ALARM, degrees), degrees, noncentrality))

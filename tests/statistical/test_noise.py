@@ -1,6 +1,7 @@
 """Noise follows the distribution it claims, exactly; each test rejects a scale that is a tenth too large.
 
-Sample size 200,000 a test and a false-alarm rate of 1e-6 (see `exact`), unless a test says otherwise.
+Sample size 200,000 a test, a false-alarm rate of 1e-6 and a power above 1 - 1e-6 (see `exact`; the power is computed
+for every scale), unless a test says otherwise.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from tests.statistical.exact import (
     gaussian_weight,
     laplace_weight,
     observed_cells,
+    power,
     same_distribution,
     uncorrelated,
 )
@@ -60,12 +62,29 @@ def test_noise_has_the_exact_distribution(family: str, scale: float) -> None:
     distribution = make(scale)
     values, edges, reach = draw(distribution), edges_of(distribution.stddev), int(30 * scale) + 30
     observed = observed_cells(values, edges)
-    assert fits(observed, expected_cells(weight(scale), edges, reach))
-    assert not fits(observed, expected_cells(weight(scale * 1.1), edges, reach)), "a wrong scale must be rejected"
-    assert not fits(observed, expected_cells(weight(scale / 1.1), edges, reach)), "a wrong scale must be rejected"
+    exact = expected_cells(weight(scale), edges, reach)
+    assert fits(observed, exact)
+    for wrong in (scale * 1.1, scale / 1.1):
+        claim = expected_cells(weight(wrong), edges, reach)
+        assert not fits(observed, claim), "a wrong scale must be rejected"
+        assert power(exact, claim) > 1 - 1e-6, "and would be, whatever the key"
 
 
-@pytest.mark.parametrize(("family", "scale", "modulus"), [("gaussian", 1e5, 64), ("laplace", 1e5, 128)])
+@pytest.mark.parametrize("fault", [0.04, 0.05])
+def test_the_stated_power_is_the_true_one(fault: float) -> None:
+    """40 samples of 20,000 at a scale that is off so little that about some are rejected: as many as `power` says."""
+    sigma, n, repeats = 6.0, 20_000, 40
+    edges = edges_of(sigma)
+    truth, claim = (expected_cells(gaussian_weight(s), edges, 300) for s in (sigma, sigma * (1 + fault)))
+    rejected = sum(
+        not fits(observed_cells(draw(discrete_gaussian(sigma), n, name=f"repeat {i}"), edges), claim)
+        for i in range(repeats)
+    )
+    expected = power(truth, claim, n)
+    assert abs(rejected - repeats * expected) <= 5 * math.sqrt(repeats * max(expected * (1 - expected), 0.05))
+
+
+@pytest.mark.parametrize(("family", "scale", "modulus"), [("gaussian", 1e5, 64), ("laplace", 1e5, 512)])
 def test_composed_noise_has_no_lattice(family: str, scale: float, modulus: int) -> None:
     """A sum of multiples could favour some residues; the exact distribution has every one about as often."""
     make, weight = FAMILIES[family]
@@ -213,7 +232,7 @@ def test_composition_keeps_its_distance_gaussian(monkeypatch: pytest.MonkeyPatch
 
 
 def test_composition_keeps_its_distance_laplace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampler, "_LARGEST_TABLE", 8)
+    monkeypatch.setattr(sampler, "_LARGEST_LAPLACE_TABLE", 4)
     distribution = discrete_laplace(9.0)
     assert [multiplier for multiplier, _ in distribution.components] == [8, 1, -8, -1]
     with mpmath.workdps(120):
