@@ -140,45 +140,30 @@ class Rows:
         """`release_code` of the release that wrote each row, `(n,)`; 0: none."""
         return self.head[:, 16:24].view("<u8")[:, 0]
 
-    def nulls(self, names: Sequence[str]) -> NDArray[np.bool_]:
+    def nulls(self, names: tuple[str, ...]) -> NDArray[np.bool_]:
         """Which values are null, bool `(k, n)`; True for names that the schema does not have."""
-        places = self.schema.places
-        bits = [places[name].bit if name in places else len(self.schema.fields) for name in names]
-        flags = np.unpackbits(self.head[:, self.schema.nulls_at :], axis=1, bitorder="little").T
-        if any(name not in places for name in names):
-            flags = np.concatenate([flags[: len(self.schema.fields)], np.ones((1, len(self)), np.uint8)])
-        return flags[bits].view(np.bool_)
+        plan = self.schema.plan(names)
+        flags = np.unpackbits(self.head[:, self.schema.nulls_at :], axis=1, bitorder="little").view(np.bool_).T
+        if plan.unknown:
+            flags = np.concatenate([flags[: len(self.schema.fields)], np.ones((1, len(self)), np.bool_)])
+        return flags.take(plan.bits, axis=0)
 
-    def values(self, names: Sequence[str]) -> dict[str, NDArray[Any] | Texts]:
+    def values(self, names: tuple[str, ...]) -> dict[str, NDArray[Any] | Texts]:
         """Columns by name: numbers `(n,)`, vectors `(n, d)` or texts; names that the schema does not have are absent.
 
         Numbers of one type are copied together: ten columns of floats cost as many numpy calls as one.
         """
+        plan = self.schema.plan(names)
         found: dict[str, NDArray[Any] | Texts] = {}
-        alike: dict[str, list[str]] = {}
-        for name in names:
-            field = self.schema.by_name.get(name)
-            if field is None:
-                continue
-            if field.kind.dtype is None:
-                found[name] = self._texts(field)
-            elif field.dimension is not None:
-                found[name] = np.ascontiguousarray(_values_of(self.head, self.schema, field))
-            else:
-                alike.setdefault(str(field.kind), []).append(name)
-        for group in alike.values():
-            place = self.schema.places[group[0]]
-            dtype = np.dtype(self.schema.by_name[group[0]].kind.dtype)
-            block = self.head[:, place.block : place.block + place.width].view(dtype).T
-            columns = block[[self.schema.places[name].first for name in group]]
-            found.update(zip(group, columns, strict=True))
+        for place, dtype, positions, group in plan.blocks:
+            found.update(zip(group, self.head[:, place].view(dtype).T[positions], strict=True))
+        for place, name in plan.vectors:
+            found[name] = np.ascontiguousarray(self.head[:, place].view(np.dtype("<f4")))
+        for field, before in plan.texts:
+            ends = self._ends(field)
+            starts = np.zeros(len(self), np.int64) if before is None else self._ends(before)
+            found[field.name] = Texts.gather(self.tail, self.tail_starts + starts, ends - starts)
         return found
-
-    def _texts(self, field: RowField) -> Texts:
-        ends = self._ends(field)
-        before = self.schema.texts.index(field)
-        starts = self._ends(self.schema.texts[before - 1]) if before else np.zeros(len(self), np.int64)
-        return Texts.gather(self.tail, self.tail_starts + starts, ends - starts)
 
     def _ends(self, field: RowField) -> NDArray[np.int64]:
         return _values_of(self.head, self.schema, field)[:, 0].astype(np.int64)

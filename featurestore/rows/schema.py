@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from governance.canonical import canonical_bytes
 
-__all__ = ["HEADER", "ROW_VERSION", "Kind", "Place", "RowField", "RowSchema"]
+__all__ = ["HEADER", "ROW_VERSION", "Kind", "Place", "ReadPlan", "RowField", "RowSchema"]
 
 ROW_VERSION: Final = 1
 HEADER: Final = np.dtype([("tag", "<u4"), ("version", "<u4"), ("event_time", "<i8"), ("release", "<u8")])
@@ -72,6 +72,7 @@ _DTYPES: Final[Mapping[Kind, str]] = {
     Kind.BOOL: "?",
 }
 _MAX_DIMENSION: Final = 1 << 16
+_MAX_PLANS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,25 @@ class Place:
     width: int
     first: int
     bit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReadPlan:
+    """How to read some fields of many rows in few steps; made once for each list of names, see `RowSchema.plan`.
+
+    Attributes:
+        bits: the fields' positions among the null bits, `(k,)`; one past the last for names that there are none of.
+        unknown: whether there are such names.
+        blocks: fields of one type, read together: slice of the row, numpy type, positions in the block, names.
+        vectors: slice of the row and name of each vector.
+        texts: each text field, and the one before it in the tail.
+    """
+
+    bits: NDArray[np.intp]
+    unknown: bool
+    blocks: tuple[tuple[slice, np.dtype[Any], NDArray[np.intp], tuple[str, ...]], ...]
+    vectors: tuple[tuple[slice, str], ...]
+    texts: tuple[tuple[RowField, RowField | None], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +204,47 @@ class RowSchema:
                 row[start : start + dtype.itemsize * (field.dimension or 1)].view(dtype)[:] = np.nan
         row[self.nulls_at :] = np.packbits(np.ones(len(self.fields), bool), bitorder="little")
         return row
+
+    def plan(self, names: tuple[str, ...]) -> ReadPlan:
+        """How to read these fields; names that the schema does not have are passed over."""
+        plan = self._plans.get(names)
+        if plan is None:
+            plan = self._plan(names)
+            if len(self._plans) < _MAX_PLANS:
+                self._plans[names] = plan
+        return plan
+
+    @cached_property
+    def _plans(self) -> dict[tuple[str, ...], ReadPlan]:
+        return {}
+
+    def _plan(self, names: tuple[str, ...]) -> ReadPlan:
+        fields = [self.by_name[name] for name in dict.fromkeys(names) if name in self.by_name]
+        singles: dict[Kind, list[str]] = {}
+        for field in fields:
+            if field.kind.dtype is not None and field.dimension is None:
+                singles.setdefault(field.kind, []).append(field.name)
+        blocks = []
+        for kind, group in singles.items():
+            place = self.places[group[0]]
+            positions = np.array([self.places[name].first for name in group])
+            blocks.append(
+                (slice(place.block, place.block + place.width), np.dtype(kind.dtype), positions, tuple(group))
+            )
+        vectors = []
+        for field in fields:
+            if field.dimension is not None:
+                start = self.places[field.name].block + 4 * self.places[field.name].first
+                vectors.append((slice(start, start + 4 * field.dimension), field.name))
+        before = dict(zip(self.texts, (None, *self.texts), strict=False))
+        unknown = len(self.fields)
+        return ReadPlan(
+            bits=np.array([self.places[name].bit if name in self.places else unknown for name in names], np.intp),
+            unknown=any(name not in self.places for name in names),
+            blocks=tuple(blocks),
+            vectors=tuple(vectors),
+            texts=tuple((field, before[field]) for field in fields if field.kind.dtype is None),
+        )
 
     @cached_property
     def _layout(self) -> tuple[Mapping[str, Place], int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from featurestore.rows import KeyColumn, Texts, key_hashes
 __all__ = ["KeyIndex", "build_index"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class KeyIndex:
     """An index over the keys of N rows that lie in the order of their hashes.
 
@@ -34,7 +35,12 @@ class KeyIndex:
     starts: NDArray[np.uint32]
     window: int
 
-    @property
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """0, 1, ... over one window."""
+        return np.arange(self.window)
+
+    @cached_property
     def rows(self) -> int:
         """N."""
         return len(self.hashes) - self.window
@@ -47,9 +53,11 @@ class KeyIndex:
         """
         hashes = key_hashes(keys)
         first = self.starts.take(_buckets(hashes, len(self.starts) - 1)).astype(np.int64)
-        same = self.hashes.take(first[:, None] + np.arange(self.window)) == hashes[:, None]
-        rows = np.where(same.any(axis=1), first + same.argmax(axis=1), self.rows)
-        rows = np.minimum(rows, self.rows)  # a key whose hash is 0 may meet the zeros at the end
+        same = self.hashes.take(first[:, None] + self.steps) == hashes[:, None]
+        rows = first + same.argmax(axis=1)
+        there = self.hashes.take(rows) == hashes
+        there &= rows < self.rows  # a key whose hash is 0 may meet the zeros at the end
+        rows = np.where(there, rows, self.rows)
         if len(self.keys) == 1 and not isinstance(self.keys[0], Texts):
             return rows  # the hash of one integer is that integer's alone
         return self._verified(keys, rows, same, first)

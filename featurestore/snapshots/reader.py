@@ -67,7 +67,7 @@ class Snapshot:
     def get(self, keys: Mapping[str, KeyColumn], columns: Sequence[str]) -> FeatureColumns:
         """Looks n keys up.
 
-        About 60 numpy calls, however many keys and columns of a type there are; nothing visits single rows or values
+        About 40 numpy calls, however many keys and columns of a type there are; nothing visits single rows or values
         except texts that two keys of one hash share.
 
         Args:
@@ -84,7 +84,8 @@ class Snapshot:
         at = self.find(keys)
         rows = self._rows.take(at)
         names = tuple(columns)
-        if unknown := [name for name in names if name not in self.schema.by_name]:
+        if self.schema.plan(names).unknown:
+            unknown = [name for name in names if name not in self.schema.by_name]
             raise KeyError(f"{self.view}: no field {', '.join(unknown)}")
         return FeatureColumns(
             names=names,
