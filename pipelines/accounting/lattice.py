@@ -29,7 +29,7 @@ continuous Gaussians at distance mu from each other; for an event E then `P_v[E]
 `delta_G` grows with mu, so over all v of Euclidean sensitivity `l2` it is largest at `l2`. The smaller s, the nearer
 mu is to the plain `l2 / sigma`; at s = 1.2 and K = 1000, eta is below 1e-9. Each s gives a valid bound and the
 smallest of several is taken, among them the bound that Rényi divergence gives (Canonne, Kamath, Steinke 2020,
-Theorem 14 and Corollary 13), which is the better one where sigma is below about 4.
+Theorem 14 and Corollary 13), which is the better one where sigma is below about 2.5.
 
 Several events of one plan form one longer vector: the theorem covers their composition, parameters fixed in advance.
 """
