@@ -2,9 +2,9 @@
 
 An attack is a set S of outputs. If a mechanism is (epsilon, delta)-DP, then `P1[S] <= e^epsilon P0[S] + delta` on
 neighbors 0 and 1, so `epsilon >= log((P1[S] - delta) / P0[S])`. With Clopper and Pearson's exact bounds on both
-probabilities, each at confidence `1 - alpha`, the bound holds with confidence `1 - 2 alpha` for any S fixed beforehand. S
-is chosen on one half of the samples and counted on the other half, so nothing need be assumed about the mechanism or the
-attack.
+probabilities, each at confidence `1 - alpha`, the bound holds with confidence `1 - 2 alpha` for any S fixed
+beforehand. S is chosen on one half of the samples and counted on the other half, so nothing need be assumed about
+the mechanism or the attack.
 """
 
 from __future__ import annotations
