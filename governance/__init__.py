@@ -5,7 +5,12 @@ Reading guide
     settings    hedgerow.toml as a frozen value
     privacy     zCDP losses and their conversion to epsilon
     ledger      the append-only record of every spend
-    balances    what its entries add up to
+    balances    its values, and the arithmetic of an account
+    recording   one transaction of it
+    storage     where entries are stored: SQLite or PostgreSQL
+    heads       signed tree heads, published outside the database
+    keys        signing keys of this installation
+    verify      verifies a ledger without the rest of the platform
     recovery    what is done with runs that a crash left unfinished
     release     manifests and the store of published releases
     policy      which releases may be made and read: rules, one decision function

@@ -1,9 +1,13 @@
-"""What ledger entries add up to: pure functions from entries to runs and balances."""
+"""The ledger's values, and the arithmetic of an account: pure, exact.
+
+Every entry about an account states the account as it is after it (`AccountState`), so the newest one is all that the
+next operation needs, and a verifier can compare each with what the entries add up to.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -12,7 +16,7 @@ from governance.errors import LedgerCorrupt
 from governance.privacy import PrivacyLoss
 from governance.settings import Account
 
-__all__ = ["Balance", "Entry", "EntryKind", "Request", "Run", "balance_of", "runs_of", "shortage"]
+__all__ = ["AccountState", "Balance", "Entry", "EntryKind", "Request", "Run", "runs_of", "shortage"]
 
 
 class EntryKind(StrEnum):
@@ -24,6 +28,101 @@ class EntryKind(StrEnum):
     COMMIT = "COMMIT"
     RELEASE = "RELEASE"
     REFUSED = "REFUSED"
+    CAP_CHANGE = "CAP-CHANGE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountState:
+    """An account after an entry.
+
+    Attributes:
+        cap: what may be spent: in all, or in each period of an account that renews.
+        cap_entry: the entry that set it (OPEN or CAP-CHANGE).
+        renews: length of a period in days; None: the account never renews.
+        spent: drawn (committed or not); of the entry's period where it has one, else of everything.
+        held: reserved and not yet drawn or given back; likewise.
+        lifetime_spent: drawn over all periods.
+        lifetime_held: held over all periods.
+    """
+
+    cap: PrivacyLoss
+    cap_entry: int
+    renews: int | None
+    spent: PrivacyLoss
+    held: PrivacyLoss
+    lifetime_spent: PrivacyLoss
+    lifetime_held: PrivacyLoss
+
+    @classmethod
+    def opened(cls, cap: PrivacyLoss, cap_entry: int, renews: int | None) -> AccountState:
+        """An account of which nothing is spent."""
+        zero = PrivacyLoss.zero()
+        return cls(
+            cap=cap,
+            cap_entry=cap_entry,
+            renews=renews,
+            spent=zero,
+            held=zero,
+            lifetime_spent=zero,
+            lifetime_held=zero,
+        )
+
+    @property
+    def remaining(self) -> PrivacyLoss:
+        """Cap less spent and held."""
+        return self.cap - self.spent - self.held
+
+    def hold(self, loss: PrivacyLoss) -> AccountState:
+        """After a RESERVE."""
+        return replace(self, held=self.held + loss, lifetime_held=self.lifetime_held + loss)
+
+    def give_back(self, loss: PrivacyLoss) -> AccountState:
+        """After a RELEASE."""
+        return replace(self, held=self.held - loss, lifetime_held=self.lifetime_held - loss)
+
+    def draw(self, loss: PrivacyLoss) -> AccountState:
+        """After a DRAW."""
+        given = self.give_back(loss)
+        return replace(given, spent=self.spent + loss, lifetime_spent=self.lifetime_spent + loss)
+
+    def in_period(self, newest: AccountState | None) -> AccountState:
+        """This account (its newest state) with what is spent and held in one period, whose newest state is given."""
+        zero = PrivacyLoss.zero()
+        spent, held = (zero, zero) if newest is None else (newest.spent, newest.held)
+        return replace(self, spent=spent, held=held)
+
+    def overall(self) -> AccountState:
+        """This account with what is spent and held over everything."""
+        return replace(self, spent=self.lifetime_spent, held=self.lifetime_held)
+
+    def to_json(self) -> dict[str, Any]:
+        """As entries hold it."""
+        lifetime = None
+        if self.renews is not None:
+            lifetime = {"held": self.lifetime_held.to_json(), "spent": self.lifetime_spent.to_json()}
+        return {
+            "cap": self.cap.to_json(),
+            "cap_entry": self.cap_entry,
+            "held": self.held.to_json(),
+            "lifetime": lifetime,
+            "renews": self.renews,
+            "spent": self.spent.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> AccountState:
+        """The inverse of `to_json`."""
+        spent, held = PrivacyLoss.from_json(value["spent"]), PrivacyLoss.from_json(value["held"])
+        lifetime = value["lifetime"]
+        return cls(
+            cap=PrivacyLoss.from_json(value["cap"]),
+            cap_entry=value["cap_entry"],
+            renews=value["renews"],
+            spent=spent,
+            held=held,
+            lifetime_spent=PrivacyLoss.from_json(lifetime["spent"]) if lifetime else spent,
+            lifetime_held=PrivacyLoss.from_json(lifetime["held"]) if lifetime else held,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,44 +134,76 @@ class Entry:
         kind: what it records.
         at: ISO 8601 UTC.
         account: `dataset/unit`; None where no account is touched (public inputs).
-        run_id: which run; None for OPEN and REFUSED.
-        subject: the release's id, or the account's name for OPEN.
+        period: first day of the period that is booked, where the account renews.
+        run_id: which run; None for OPEN, REFUSED and CAP-CHANGE.
+        subject: the release's id, or the account's name for OPEN and CAP-CHANGE.
         detail: the kind's own fields (`loss`, `cap`, `manifest_sha256`, `reason` ...).
-        previous: hash of the entry before.
-        hash: SHA-256 of this entry's canonical JSON, `previous` included.
+        state: the account after this entry; None where no account changes.
+        hash: the entry's leaf hash in the Merkle tree, hex.
     """
 
     sequence: int
     kind: EntryKind
     at: str
     account: str | None
+    period: str | None
     run_id: str | None
     subject: str
     detail: Mapping[str, Any]
-    previous: str
+    state: Mapping[str, Any] | None
     hash: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry's body: its canonical JSON is the leaf of the Merkle tree."""
+        return {
+            "account": self.account,
+            "at": self.at,
+            "detail": self.detail,
+            "kind": str(self.kind),
+            "period": self.period,
+            "run_id": self.run_id,
+            "sequence": self.sequence,
+            "state": self.state,
+            "subject": self.subject,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """An account's state.
+    """What an account has left.
 
     Attributes:
         account: `dataset/unit`.
-        cap: what may be spent in all.
+        cap: what may be spent in all, or in each period of an account that renews.
         spent: drawn (committed or not): it has happened.
         held: reserved and not yet drawn or given back.
+        period: first day of the period that `spent` and `held` are about; None: everything.
+        lifetime_spent: drawn over all periods; None where the account does not renew (`spent` is all).
     """
 
     account: str
     cap: PrivacyLoss
     spent: PrivacyLoss
     held: PrivacyLoss
+    period: str | None = None
+    lifetime_spent: PrivacyLoss | None = None
 
     @property
     def remaining(self) -> PrivacyLoss:
         """Cap less spent and held; never negative while the ledger's rule holds."""
         return self.cap - self.spent - self.held
+
+    @classmethod
+    def of(cls, account: str, state: AccountState, period: str | None) -> Balance:
+        """From an account's state."""
+        return cls(
+            account=account,
+            cap=state.cap,
+            spent=state.spent,
+            held=state.held,
+            period=period,
+            lifetime_spent=None if state.renews is None else state.lifetime_spent,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +215,14 @@ class Request:
         account: which account pays.
         subject: the release's id.
         loss: what the release will cost.
+        period: `Account.period` of the release's window, where the account renews; else None.
     """
 
     run_id: str
     account: Account
     subject: str
     loss: PrivacyLoss
+    period: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +235,7 @@ class Run:
     loss: PrivacyLoss
     state: EntryKind
     manifest_sha256: str | None
+    period: str | None = None
 
 
 def shortage(loss: PrivacyLoss, remaining: PrivacyLoss) -> tuple[str, Decimal, Decimal] | None:
@@ -113,7 +247,7 @@ def shortage(loss: PrivacyLoss, remaining: PrivacyLoss) -> tuple[str, Decimal, D
     return None
 
 
-def runs_of(entries: tuple[Entry, ...]) -> dict[str, Run]:
+def runs_of(entries: Iterable[Entry]) -> dict[str, Run]:
     """Every run's latest state, by run id, in the order of their first entries.
 
     Raises:
@@ -136,23 +270,6 @@ def runs_of(entries: tuple[Entry, ...]) -> dict[str, Run]:
             loss=loss,
             state=entry.kind,
             manifest_sha256=entry.detail.get("manifest_sha256"),
+            period=entry.period,
         )
     return runs
-
-
-def balance_of(name: str, entries: tuple[Entry, ...]) -> Balance:
-    """An opened account's balance."""
-    cap = next(
-        PrivacyLoss.from_json(entry.detail["cap"])
-        for entry in entries
-        if entry.kind is EntryKind.OPEN and entry.account == name
-    )
-    spent = held = PrivacyLoss.zero()
-    for run in runs_of(entries).values():
-        if run.account != name:
-            continue
-        if run.state in (EntryKind.DRAW, EntryKind.COMMIT):
-            spent = spent + run.loss
-        elif run.state is EntryKind.RESERVE:
-            held = held + run.loss
-    return Balance(account=name, cap=cap, spent=spent, held=held)

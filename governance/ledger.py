@@ -8,99 +8,106 @@ over-count.
     RESERVE ──▶ DRAW ──▶ COMMIT
        └──▶ RELEASE
 
-Entries are canonical JSON chained by SHA-256. They hold no user ids, keys or values.
+Entries are canonical JSON, the leaves of a Merkle tree (RFC 6962). Every transaction signs the new tree's head and
+publishes it outside the database (`governance.heads`). An operation reads the newest entries of its account and run and
+costs O(log n); what reads everything checks everything. Entries hold no user ids, keys or values.
 """
 
 from __future__ import annotations
 
-import json
-import sqlite3
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from governance.balances import Balance, Entry, EntryKind, Request, Run, balance_of, runs_of, shortage
-from governance.canonical import canonical_bytes, sha256_hex
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from governance.balances import AccountState, Balance, Entry, EntryKind, Request, Run, runs_of, shortage
 from governance.errors import BudgetExceeded, ConfigError, LedgerCorrupt, LedgerError
+from governance.heads import PUBLIC_KEY_FILE, HeadFiles
+from governance.keys import load_signing_key, make_signing_key
 from governance.privacy import PrivacyLoss
-from governance.settings import Account
+from governance.recording import Recorder, entry_of, stored_tree
+from governance.settings import Account, Settings
+from governance.storage import EntryStore
+from governance.storage.sqlite import SqliteStore
+from governance.verify.entries import Row, Source, check_rows
+from governance.verify.heads import TreeHead, read_public_key
+from governance.verify.merkle import Frontier, Tree
+from governance.verify.proofs import CONSISTENCY_SCHEMA, INCLUSION_SCHEMA
+from governance.verify.replay import cap_statement
 
-__all__ = ["Balance", "Entry", "EntryKind", "Ledger", "Request", "Run"]
+__all__ = ["Balance", "Entry", "EntryKind", "Ledger", "Request", "Run", "open_ledger"]
 
-_WAL_ATTEMPTS = 600
-_GENESIS = "0" * 64
-_TABLES = """
-CREATE TABLE IF NOT EXISTS entries (
-    sequence INTEGER PRIMARY KEY CHECK (sequence > 0),
-    body TEXT NOT NULL,
-    hash TEXT NOT NULL UNIQUE
-) STRICT;
-CREATE TRIGGER IF NOT EXISTS entries_keep_update BEFORE UPDATE ON entries
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS entries_keep_delete BEFORE DELETE ON entries
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-"""
-
-
+KEY_FILE = "ledger.ed25519"
 _AFTER = {
-    EntryKind.DRAW: (EntryKind.RESERVE,),
-    EntryKind.COMMIT: (EntryKind.DRAW,),
-    EntryKind.RELEASE: (EntryKind.RESERVE,),
+    EntryKind.DRAW: EntryKind.RESERVE,
+    EntryKind.COMMIT: EntryKind.DRAW,
+    EntryKind.RELEASE: EntryKind.RESERVE,
 }
+_RESTORE = "run 'hedgerow ledger verify' to see all that is wrong, and restore the ledger from a backup"
 
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def open_ledger(settings: Settings, *, clock: Callable[[], datetime] = _utc_now) -> Ledger:
+    """The project's ledger: SQLite in its state folder, or PostgreSQL where `[ledger] url` names one.
+
+    Raises:
+        LedgerError: the database cannot be used.
+        LedgerCorrupt: it is not a ledger.
+    """
+    heads = HeadFiles(settings.state_dir, settings.ledger.witnesses)
+    key_path = settings.keys_dir / KEY_FILE
+    if settings.ledger.url is None:
+        return Ledger(settings.ledger_path, heads=heads, key_path=key_path, clock=clock)
+    from governance.storage.postgres import PostgresStore
+
+    return Ledger(PostgresStore(settings.ledger.url), heads=heads, key_path=key_path, clock=clock)
+
+
 class Ledger:
-    """The ledger in one SQLite file (WAL, `synchronous=FULL`). Safe for many processes; one instance per thread.
+    """The ledger in one store. Safe for many processes; one instance per thread.
 
     Args:
-        path: the database; its folder is made if absent.
+        target: an SQLite file (made if absent), or a store.
+        heads: where signed heads are published; None: the file's folder.
+        key_path: the signing key; None: `keys/ledger.ed25519` beside the file.
         clock: gives the current aware UTC time.
 
     Raises:
-        LedgerCorrupt: the file is not a ledger.
+        LedgerError: the database cannot be used.
+        LedgerCorrupt: it is not a ledger.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(
+        self,
+        target: Path | EntryStore,
+        *,
+        heads: HeadFiles | None = None,
+        key_path: Path | None = None,
+        clock: Callable[[], datetime] = _utc_now,
+    ) -> None:
         self._clock = clock
-        self._path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LedgerError(
-                f"{path}: the ledger's folder cannot be made ({error.strerror}); correct [project] state"
-            ) from None
-        with self._database_errors():
-            self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
-            try:
-                self._use_wal()
-                self._database.execute("PRAGMA synchronous=FULL")
-                self._database.executescript(_TABLES)
-            except BaseException:
-                self._database.close()
-                raise
-
-    def _use_wal(self) -> None:
-        """Where several open a new ledger at once, the switch to WAL does not wait for its turn: it is tried again."""
-        for remaining in reversed(range(_WAL_ATTEMPTS)):
-            try:
-                self._database.execute("PRAGMA journal_mode=WAL")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or not remaining:
-                    raise
-                time.sleep(0.1)
-            else:
-                return
+        if isinstance(target, Path):
+            self._store: EntryStore = SqliteStore(target)
+            heads = heads or HeadFiles(target.parent)
+            key_path = key_path or target.parent / "keys" / KEY_FILE
+        else:
+            self._store = target
+        if heads is None or key_path is None:
+            raise LedgerError("a ledger in a store needs to be told where its heads and its key are")
+        self._heads = heads
+        self._key_path = key_path
+        self._private_key: Ed25519PrivateKey | None = None
+        self._authentic: TreeHead | None = None
 
     def close(self) -> None:
         """Closes the database."""
-        self._database.close()
+        self._store.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -108,45 +115,139 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def name(self) -> str:
+        """The database's path, or its URL without the password."""
+        return self._store.name
+
+    @property
+    def head_files(self) -> tuple[Path, ...]:
+        """Where signed heads are published, the ledger's own file first."""
+        return self._heads.paths
+
     # --- reading -----------------------------------------------------------------------------------------------
 
     def entries(self) -> tuple[Entry, ...]:
-        """All entries in order, with the hash chain checked.
+        """All entries in order, checked: form, place, hash, the signed root over them, and the published heads.
 
         Raises:
-            LedgerCorrupt: an entry was edited, removed or reordered.
+            LedgerCorrupt: an entry was edited, removed or reordered, or the ledger is older than its published heads.
         """
-        with self._database_errors():
-            rows = self._database.execute("SELECT sequence, body, hash FROM entries ORDER BY sequence").fetchall()
-        previous, parsed = _GENESIS, []
-        for position, (sequence, body, digest) in enumerate(rows, start=1):
-            if sequence != position:
-                raise LedgerCorrupt(f"{self._path}: entry {position} is missing; restore the ledger from a backup")
-            entry = self._parse(sequence, body, digest)
-            if entry.previous != previous or sha256_hex(body.encode()) != digest:
-                raise LedgerCorrupt(
-                    f"{self._path}: entry {sequence} does not match its hash chain; restore the ledger from a backup"
-                )
-            previous = digest
-            parsed.append(entry)
-        return tuple(parsed)
+        return self._checked()[0]
+
+    def head(self) -> TreeHead | None:
+        """The newest signed head; None before the first entry."""
+        with self._store.reading():
+            return stored_tree(self._store)[1]
 
     def balances(self) -> tuple[Balance, ...]:
-        """Every opened account's balance, in the order of opening."""
-        entries = self.entries()
-        opened = [entry.account for entry in entries if entry.kind is EntryKind.OPEN and entry.account]
-        return tuple(balance_of(name, entries) for name in opened)
+        """Every opened account's balance, in the order of opening; of one that renews, its newest period's."""
+        accounts: dict[str, AccountState] = {}
+        periods: dict[str, tuple[str, AccountState]] = {}
+        for entry in self.entries():
+            if entry.account is not None and entry.state is not None:
+                state = accounts[entry.account] = AccountState.from_json(entry.state)
+                if entry.period is not None:
+                    periods[entry.account] = (entry.period, state)
+        found = []
+        for name, state in accounts.items():
+            period, booked = periods.get(name, (None, None))
+            found.append(Balance.of(name, state.in_period(booked) if booked else state, period))
+        return tuple(found)
 
-    def balance(self, account: Account) -> Balance:
-        """One account's balance; an account never used has spent nothing."""
-        entries = self.entries()
-        if any(entry.kind is EntryKind.OPEN and entry.account == account.name for entry in entries):
-            return balance_of(account.name, entries)
-        return Balance(account=account.name, cap=account.cap, spent=PrivacyLoss.zero(), held=PrivacyLoss.zero())
+    def balance(self, account: Account, period: str | None = None) -> Balance:
+        """One account's balance; an account never used has spent nothing.
+
+        Args:
+            account: which one.
+            period: of an account that renews; None: over everything.
+        """
+        with self._store.reading():
+            state = Recorder(self._store, Frontier(), self._clock).balance(account.name, period)
+        return Balance.of(account.name, state or AccountState.opened(account.cap, 0, account.renews_days), period)
 
     def runs(self) -> tuple[Run, ...]:
         """Every run and its latest state, in the order of their first entries."""
         return tuple(runs_of(self.entries()).values())
+
+    def run(self, run_id: str) -> Run | None:
+        """One run as it is now."""
+        with self._store.reading():
+            rows = self._store.of_run(run_id)
+        return runs_of(entry_of(row, self.name) for row in rows).get(run_id)
+
+    def runs_of_release(self, release_id: str) -> tuple[Run, ...]:
+        """The runs that worked on one release, in the order of their first entries."""
+        with self._store.reading():
+            rows = self._store.of_subject(release_id)
+        return tuple(runs_of(entry_of(row, self.name) for row in rows).values())
+
+    def source(self) -> Source:
+        """All rows unchecked, for `governance.verify`. A database file is better read by that module itself."""
+        with self._store.reading():
+            rows, head = list(self._store.rows()), self._store.head()
+        return Source(
+            name=self.name,
+            rows=[_row(row) for row in rows],
+            signed_head=head.signed if head else None,
+            frontier=head.frontier if head else None,
+        )
+
+    def public_key(self) -> Ed25519PublicKey:
+        """The key that heads are checked with.
+
+        Raises:
+            ConfigError: neither the private key nor the published half is there.
+        """
+        try:
+            return self._signing_key().public_key()
+        except FileNotFoundError:
+            path = self._heads.own / PUBLIC_KEY_FILE
+            try:
+                return read_public_key(path)
+            except (OSError, ValueError):
+                raise ConfigError(f"{path}: the ledger's public key is missing; restore it from a witness") from None
+
+    # --- proofs ------------------------------------------------------------------------------------------------
+
+    def inclusion_proofs(self, sequences: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """For each entry a document that proves it to be in the signed tree; see `governance.verify.proofs`.
+
+        Raises:
+            LedgerError: no such entry.
+            LedgerCorrupt: the ledger does not hold together.
+        """
+        entries, head = self._checked()
+        tree = Tree(bytes.fromhex(entry.hash) for entry in entries)
+        proofs: dict[int, dict[str, Any]] = {}
+        for sequence in sequences:
+            if head is None or not 1 <= sequence <= len(entries):
+                raise LedgerError(f"{self.name}: found entry {sequence}, allowed: 1 to {len(entries)}")
+            proofs[sequence] = {
+                "schema": INCLUSION_SCHEMA,
+                "entry": entries[sequence - 1].to_json(),
+                "head": head.to_json(),
+                "path": [node.hex() for node in tree.inclusion_proof(sequence - 1)],
+            }
+        return proofs
+
+    def consistency_proof(self, old: TreeHead) -> dict[str, Any]:
+        """A document that proves an earlier head's tree to be a prefix of the newest one's.
+
+        Raises:
+            LedgerError: the ledger has not grown to that head's size.
+            LedgerCorrupt: the ledger does not hold together.
+        """
+        entries, head = self._checked()
+        if head is None or old.size > head.size:
+            raise LedgerError(f"{self.name}: found a head of {old.size} entries, allowed: up to {len(entries)}")
+        tree = Tree(bytes.fromhex(entry.hash) for entry in entries)
+        return {
+            "schema": CONSISTENCY_SCHEMA,
+            "old": old.to_json(),
+            "head": head.to_json(),
+            "path": [node.hex() for node in tree.consistency_proof(old.size)],
+        }
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -154,30 +255,19 @@ class Ledger:
         """Opens an account with its cap; opening it again with the same cap changes nothing.
 
         Raises:
-            ConfigError: it is open with another cap.
+            ConfigError: it is open with another cap, or renews differently.
         """
-        with self._transaction():
-            entries = self.entries()
-            for entry in entries:
-                if entry.kind is EntryKind.OPEN and entry.account == account.name:
-                    cap = PrivacyLoss.from_json(entry.detail["cap"])
-                    if cap != account.cap:
-                        raise ConfigError(
-                            f"account {account.name}: hedgerow.toml says rho={account.cap.rho}, "
-                            f"delta={account.cap.delta}, "
-                            f"but the ledger opened it with rho={cap.rho}, delta={cap.delta}; restore the old cap"
-                        )
-                    return
-            detail = {"cap": account.cap.to_json()}
-            self._append(EntryKind.OPEN, account.name, None, account.name, detail)
+        with self._recording() as book:
+            _open(book, account)
 
-    def reserve(self, run_id: str, account: Account, subject: str, loss: PrivacyLoss) -> int:
+    def reserve(self, run_id: str, account: Account, subject: str, loss: PrivacyLoss, period: str | None = None) -> int:
         """Sets one loss aside, or refuses: `reserve_all` of a single request.
 
         Returns:
             The RESERVE entry's sequence number.
         """
-        return self.reserve_all((Request(run_id=run_id, account=account, subject=subject, loss=loss),))[0]
+        request = Request(run_id=run_id, account=account, subject=subject, loss=loss, period=period)
+        return self.reserve_all((request,))[0]
 
     def reserve_all(self, requests: Sequence[Request]) -> tuple[int, ...]:
         """Sets the losses of several releases aside, all of them or none. Call before reading any data.
@@ -197,63 +287,36 @@ class Ledger:
         for request in requests:
             if unique[request.run_id] != request:
                 raise LedgerError(f"run {request.run_id}: asked for twice with different content; use a new run id")
-            loss = request.loss
-            if not all(amount.is_finite() and amount >= 0 for amount in (loss.rho, loss.delta)):
-                raise LedgerError(
-                    f"{request.subject}: found rho={loss.rho}, delta={loss.delta}, allowed: finite and not negative; "
-                    "correct what computed the loss"
-                )
-            self.open_account(request.account)
-        with self._transaction():
-            entries = self.entries()
-            known = {run_id: self._reserved(request, entries) for run_id, request in unique.items()}
+            _check(request)
+        if not unique:
+            return ()
+        with self._recording() as book:
+            for request in unique.values():
+                _open(book, request.account)
+            known = {run_id: self._reserved(book, request) for run_id, request in unique.items()}
             fresh = [request for run_id, request in unique.items() if known[run_id] is None]
-            refusal = self._refusal(fresh, entries)
+            refusal = _refusal(book, fresh)
             if refusal is None:
                 for request in fresh:
-                    detail = {"loss": request.loss.to_json()}
-                    known[request.run_id] = self._append(
-                        EntryKind.RESERVE, request.account.name, request.run_id, request.subject, detail
-                    )
+                    known[request.run_id] = _hold(book, request)
         if refusal is not None:
             raise refusal
         return tuple(sequence for request in requests if (sequence := known[request.run_id]) is not None)
 
-    def _reserved(self, request: Request, entries: tuple[Entry, ...]) -> int | None:
+    @staticmethod
+    def _reserved(book: Recorder, request: Request) -> int | None:
         """The entry that has recorded this very request, if any."""
-        mine = [entry for entry in entries if entry.run_id == request.run_id]
+        mine = book.of_run(request.run_id)
         if not mine:
             return None
-        first, loss = mine[0], request.loss.to_json()
-        same = (first.account, first.subject, dict(first.detail)) == (
-            request.account.name,
-            request.subject,
-            {"loss": loss},
-        )
-        if first.kind is not EntryKind.RESERVE or not same:
+        first = mine[0]
+        found = (first.kind, first.account, first.period, first.subject, dict(first.detail))
+        detail = {"loss": request.loss.to_json()}
+        if found != (EntryKind.RESERVE, request.account.name, request.period, request.subject, detail):
             raise LedgerError(f"run {request.run_id}: recorded before with another content; use a new run id")
         if mine[-1].kind is EntryKind.RELEASE:
             raise LedgerError(f"run {request.run_id}: its reservation was given back; use a new run id")
         return first.sequence
-
-    def _refusal(self, requests: Sequence[Request], entries: tuple[Entry, ...]) -> BudgetExceeded | None:
-        """The first account that cannot carry its share, after recording that it was asked to."""
-        for name in dict.fromkeys(request.account.name for request in requests):
-            mine = [request for request in requests if request.account.name == name]
-            total = sum((request.loss for request in mine), PrivacyLoss.zero())
-            remaining = balance_of(name, entries).remaining
-            short = shortage(total, remaining)
-            if short is not None:
-                quantity, requested, left = short
-                subject = mine[0].subject if len(mine) == 1 else f"{mine[0].subject} and {len(mine) - 1} more"
-                detail = {
-                    "loss": total.to_json(),
-                    "remaining": remaining.to_json(),
-                    "reason": f"{quantity} over the account's cap",
-                }
-                self._append(EntryKind.REFUSED, name, None, subject, detail)
-                return BudgetExceeded(name, subject, quantity, requested, left)
-        return None
 
     def draw(self, run_id: str) -> int:
         """Records that noise is about to be drawn: from here the loss is spent. Idempotent."""
@@ -278,30 +341,132 @@ class Ledger:
             LedgerError: the run id is known with another body, or the release with another manifest.
         """
         detail = {"loss": PrivacyLoss.zero().to_json(), "manifest_sha256": manifest_sha256}
-        with self._transaction():
-            entries = self.entries()
-            for entry in entries:
-                if entry.run_id == run_id:
-                    if (entry.kind, entry.account, dict(entry.detail)) == (EntryKind.COMMIT, None, detail):
-                        return entry.sequence
-                    raise LedgerError(f"run {run_id}: recorded before with another content; use a new run id")
-            if any(e.subject == subject and e.kind is EntryKind.COMMIT and dict(e.detail) != detail for e in entries):
+        with self._recording() as book:
+            for entry in book.of_run(run_id):
+                if (entry.kind, entry.account, dict(entry.detail)) == (EntryKind.COMMIT, None, detail):
+                    return entry.sequence
+                raise LedgerError(f"run {run_id}: recorded before with another content; use a new run id")
+            about = [entry_of(row, self.name) for row in self._store.of_subject(subject)]
+            if any(entry.kind is EntryKind.COMMIT and dict(entry.detail) != detail for entry in about):
                 raise LedgerError(
                     f"{subject}: committed before with another manifest; restore the release from a backup"
                 )
-            return self._append(EntryKind.COMMIT, None, run_id, subject, detail)
+            return book.append(EntryKind.COMMIT, run_id=run_id, subject=subject, detail=detail)
 
-    def refuse(self, account: str | None, subject: str, reason: str) -> int:
-        """Records a request that was refused for another reason than the cap."""
-        with self._transaction():
-            return self._append(EntryKind.REFUSED, account, None, subject, {"reason": reason})
+    def refuse(self, account: str | None, subject: str, reason: str, *, rules: Sequence[str] = ()) -> int:
+        """Records a request that was refused for another reason than the cap.
+
+        Args:
+            account: whose budget it would have used, if any.
+            subject: what was asked for.
+            reason: why, without values, ids or keys.
+            rules: ids of the policy rules that refused.
+        """
+        detail = {"reason": reason, **({"rules": list(rules)} if rules else {})}
+        with self._recording() as book:
+            return book.append(EntryKind.REFUSED, account=account, subject=subject, detail=detail)
+
+    def propose_cap(self, account: Account, role: str, public_key: str, justification: str) -> dict[str, Any]:
+        """A cap change for a role to sign: `detail` of a CAP-CHANGE without its signature.
+
+        Args:
+            account: with the new cap.
+            role: who signs.
+            public_key: the role's, 32 bytes in hex.
+            justification: why; everybody who reads the ledger will see it.
+
+        Raises:
+            LedgerError: the account is not open, or nothing would change.
+        """
+        with self._store.reading():
+            state = Recorder(self._store, Frontier(), self._clock).account(account.name)
+        if state is None:
+            raise LedgerError(f"account {account.name}: not open yet; its first reservation opens it with its cap")
+        if state.cap == account.cap:
+            cap = account.cap.to_json()
+            raise LedgerError(
+                f"account {account.name}: its cap is rho={cap['rho']}, delta={cap['delta']} already; state the new one "
+                "in hedgerow.toml first"
+            )
+        return {
+            "cap": account.cap.to_json(),
+            "cap_before": state.cap.to_json(),
+            "justification": justification,
+            "public_key": public_key,
+            "replaces": state.cap_entry,
+            "role": role,
+        }
+
+    def change_cap(self, account: str, detail: Mapping[str, Any], roles: Mapping[str, str]) -> int:
+        """Records a signed cap change. Idempotent for the same signature.
+
+        Args:
+            account: its name.
+            detail: what `propose_cap` gave, with `signature` (hex) over `cap_statement`.
+            roles: the public key (hex) of each role that may change caps.
+
+        Raises:
+            LedgerError: the role may not, the signature is not its key's, the cap was changed meanwhile, or the new
+                cap is below what is spent and held.
+        """
+        role, cap = detail["role"], PrivacyLoss.from_json(detail["cap"])
+        if not str(detail["justification"]).strip():
+            raise LedgerError(f"account {account}: a cap change needs a justification; say why it is needed")
+        if roles.get(role) != detail["public_key"]:
+            allowed = ", ".join(sorted(roles)) or "none"
+            raise LedgerError(
+                f"account {account}: role {role!r} with this key may not change caps; allowed: the keys that [[roles]] "
+                f"in hedgerow.toml names ({allowed})"
+            )
+        try:
+            signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(detail["public_key"]))
+            signer.verify(bytes.fromhex(detail["signature"]), cap_statement(account, detail))
+        except Exception:  # noqa: BLE001 - a signature that cannot even be checked is not one
+            raise LedgerError(f"account {account}: role {role!r} did not sign this cap change; sign it again") from None
+        with self._recording() as book:
+            state = book.account(account)
+            if state is None:
+                raise LedgerError(f"account {account}: not open yet")
+            newest = self._store.row(state.cap_entry)
+            if newest is not None and dict(entry_of(newest, self.name).detail) == dict(detail):
+                return state.cap_entry
+            if detail["replaces"] != state.cap_entry or detail["cap_before"] != state.cap.to_json():
+                raise LedgerError(
+                    f"account {account}: its cap was changed meanwhile; propose and sign the change again"
+                )
+            periods = self._store.periods_of_account(account) if state.renews is not None else (None,)
+            for period in periods:
+                booked = book.balance(account, period) or state
+                if shortage(booked.spent + booked.held, cap) is not None:
+                    least = (booked.spent + booked.held).to_json()
+                    raise LedgerError(
+                        f"account {account}: the new cap is below what is spent and held; allowed: at least "
+                        f"rho={least['rho']}, delta={least['delta']}"
+                    )
+            changed = AccountState(
+                cap=cap,
+                cap_entry=book.next_sequence,
+                renews=state.renews,
+                spent=state.spent,
+                held=state.held,
+                lifetime_spent=state.lifetime_spent,
+                lifetime_held=state.lifetime_held,
+            )
+            return book.append(
+                EntryKind.CAP_CHANGE, account=account, subject=account, detail=dict(detail), state=changed
+            )
+
+    def publish_head(self) -> TreeHead | None:
+        """Publishes the newest head to every file that lacks it: what a crash may have left undone."""
+        with self._recording():
+            pass
+        return self._authentic
 
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _advance(self, run_id: str, kind: EntryKind, detail: dict[str, Any]) -> int:
-        with self._transaction():
-            entries = self.entries()
-            mine = [entry for entry in entries if entry.run_id == run_id]
+        with self._recording() as book:
+            mine = book.of_run(run_id)
             if not mine:
                 raise LedgerError(f"run {run_id}: not in the ledger; reserve first")
             for entry in mine:
@@ -309,68 +474,168 @@ class Ledger:
                     if dict(entry.detail) == detail or kind is EntryKind.RELEASE:
                         return entry.sequence
                     raise LedgerError(f"run {run_id}: {kind} recorded before with another content")
-            last = mine[-1]
-            if last.kind not in _AFTER[kind]:
-                allowed = " or ".join(_AFTER[kind])
-                raise LedgerError(f"run {run_id}: {kind} needs {allowed} before it, found {last.kind}")
-            return self._append(kind, last.account, run_id, last.subject, detail)
+            first, last = mine[0], mine[-1]
+            if last.kind is not _AFTER[kind] or first.account is None:
+                raise LedgerError(f"run {run_id}: {kind} needs {_AFTER[kind]} before it, found {last.kind}")
+            state = book.balance(first.account, first.period)
+            if state is None:
+                raise LedgerCorrupt(f"{self.name}: account {first.account} was never opened; {_RESTORE}")
+            loss = PrivacyLoss.from_json(first.detail["loss"])
+            if kind is EntryKind.DRAW:
+                state = state.draw(loss)
+            elif kind is EntryKind.RELEASE:
+                state = state.give_back(loss)
+            return book.append(
+                kind,
+                account=first.account,
+                period=first.period,
+                run_id=run_id,
+                subject=first.subject,
+                detail=detail,
+                state=state,
+            )
 
-    def _append(
-        self,
-        kind: EntryKind,
-        account: str | None,
-        run_id: str | None,
-        subject: str,
-        detail: Mapping[str, Any],
-    ) -> int:
-        last = self._database.execute("SELECT sequence, hash FROM entries ORDER BY sequence DESC LIMIT 1").fetchone()
-        sequence, previous = (last[0] + 1, last[1]) if last else (1, _GENESIS)
-        body = canonical_bytes(
-            {
-                "sequence": sequence,
-                "kind": str(kind),
-                "at": self._clock().isoformat(timespec="milliseconds"),
-                "account": account,
-                "run_id": run_id,
-                "subject": subject,
-                "detail": detail,
-                "previous": previous,
-            }
-        )
-        self._database.execute(
-            "INSERT INTO entries (sequence, body, hash) VALUES (?, ?, ?)", (sequence, body.decode(), sha256_hex(body))
-        )
-        return sequence
+    @contextmanager
+    def _recording(self) -> Iterator[Recorder]:
+        """One transaction: entries on top of the authentic tree, then one signed head, then its publication."""
+        with self._store.writing():
+            frontier, head = stored_tree(self._store)
+            self._check_head(head)
+            self._heads.check(self.name, head, self._heads.newest())
+            book = Recorder(self._store, frontier, self._clock)
+            yield book
+            if book.recorded:
+                head = book.seal(self._key_for(head))
+        self._authentic = head
+        if head is not None:
+            self._heads.publish(head, self.public_key())
 
-    def _parse(self, sequence: int, body: str, digest: str) -> Entry:
+    def _checked(self) -> tuple[tuple[Entry, ...], TreeHead | None]:
+        """All entries and the head that signs them."""
+        published = self._heads.newest()  # read first: another process may record and publish while we read
+        with self._store.reading():
+            checked, findings = check_rows(_row(row) for row in self._store.rows())
+            for finding in findings:
+                raise LedgerCorrupt(f"{self.name}: {finding.subject}: {finding.message} {_RESTORE.capitalize()}.")
+            frontier, head = stored_tree(self._store)
+        derived = Frontier()
+        for entry in checked:
+            derived = derived.append(entry.leaf)
+        if derived != frontier:
+            raise LedgerCorrupt(f"{self.name}: its entries are not those that its signed head covers; {_RESTORE}")
+        self._check_head(head)
+        self._heads.check(self.name, head, published)
+        entries = tuple(
+            Entry(**{**entry.value, "kind": EntryKind(entry.value["kind"])}, hash=entry.leaf.hex())
+            for entry in checked
+            if entry.value is not None
+        )
+        return entries, head
+
+    def _check_head(self, head: TreeHead | None) -> None:
+        """Returns if the ledger's key signed the head."""
+        if head is not None and head != self._authentic:
+            if not head.is_signed_by(self.public_key()):
+                raise LedgerCorrupt(f"{self.name}: its head is not signed by the ledger's key; {_RESTORE}")
+            self._authentic = head
+
+    def _signing_key(self) -> Ed25519PrivateKey:
+        if self._private_key is None:
+            self._private_key = load_signing_key(self._key_path)
+        return self._private_key
+
+    def _key_for(self, head: TreeHead | None) -> Ed25519PrivateKey:
+        """The signing key; made for a new ledger only, so that a lost key is not silently replaced by another."""
+        if head is None and self._private_key is None:
+            self._private_key = make_signing_key(self._key_path)
         try:
-            value = json.loads(body)
-            if value["sequence"] != sequence:
-                raise ValueError("sequence")
-            return Entry(**{**value, "kind": EntryKind(value["kind"])}, hash=digest)
-        except (ValueError, KeyError, TypeError):
-            raise LedgerCorrupt(
-                f"{self._path}: entry {sequence} cannot be parsed; restore the ledger from a backup"
+            return self._signing_key()
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{self._key_path}: the ledger's signing key is missing, so nothing was recorded; restore it from a "
+                "backup"
             ) from None
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All of the block or nothing of it; a full disk rolls back by itself."""
-        with self._database_errors():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
 
-    @contextmanager
-    def _database_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise LedgerError(f"{self._path}: the ledger's database cannot be used: {error}") from None
-        except sqlite3.DatabaseError as error:
-            raise LedgerCorrupt(f"{self._path}: not a ledger database ({error}); restore it from a backup") from None
+def _row(row: tuple[object, ...]) -> Row:
+    return Row(sequence=row[0], columns=tuple(row[1:6]), body=row[6], digest=row[7])
+
+
+def _open(book: Recorder, account: Account) -> None:
+    """Opens an account, or returns if it is open with the same cap.
+
+    Raises:
+        ConfigError: it is open with another cap, or renews differently.
+    """
+    state = book.account(account.name)
+    if state is None:
+        detail = {"cap": account.cap.to_json(), "renews": account.renews_days}
+        opened = AccountState.opened(account.cap, book.next_sequence, account.renews_days)
+        book.append(EntryKind.OPEN, account=account.name, subject=account.name, detail=detail, state=opened)
+        return
+    if state.renews != account.renews_days:
+        raise ConfigError(
+            f"account {account.name}: hedgerow.toml says renews_days={account.renews_days}, but the ledger opened it "
+            f"with {state.renews}; restore the old value: how an account renews never changes"
+        )
+    if state.cap != account.cap:
+        raise ConfigError(
+            f"account {account.name}: hedgerow.toml says rho={account.cap.rho}, delta={account.cap.delta}, "
+            f"but the ledger opened it with rho={state.cap.rho}, delta={state.cap.delta}; restore the old cap, or "
+            f"let a role sign the change: hedgerow ledger cap-change {account.name}"
+        )
+
+
+def _check(request: Request) -> None:
+    """Returns if a request can be booked.
+
+    Raises:
+        LedgerError: its loss is no amount, or it names no period where the account renews, or one where it does not.
+    """
+    loss = request.loss
+    if not all(amount.is_finite() and amount >= 0 for amount in (loss.rho, loss.delta)):
+        raise LedgerError(
+            f"{request.subject}: found rho={loss.rho}, delta={loss.delta}, allowed: finite and not negative; "
+            "correct what computed the loss"
+        )
+    if (request.period is None) != (request.account.renews_days is None):
+        allowed = "none, for it does not renew" if request.period else "the one that the release's window lies in"
+        raise LedgerError(f"{request.subject}: period of account {request.account.name}: allowed: {allowed}")
+
+
+def _refusal(book: Recorder, requests: Sequence[Request]) -> BudgetExceeded | None:
+    """The first account that cannot carry its share, after recording that it was asked to."""
+    for name, period in dict.fromkeys((request.account.name, request.period) for request in requests):
+        mine = [request for request in requests if (request.account.name, request.period) == (name, period)]
+        total = sum((request.loss for request in mine), PrivacyLoss.zero())
+        state = book.balance(name, period)
+        remaining = state.remaining if state is not None else PrivacyLoss.zero()
+        short = shortage(total, remaining)
+        if short is not None:
+            quantity, requested, left = short
+            subject = mine[0].subject if len(mine) == 1 else f"{mine[0].subject} and {len(mine) - 1} more"
+            detail = {
+                "loss": total.to_json(),
+                "remaining": remaining.to_json(),
+                "reason": f"{quantity} over the account's cap",
+            }
+            book.append(EntryKind.REFUSED, account=name, period=period, subject=subject, detail=detail)
+            return BudgetExceeded(name, subject, quantity, requested, left)
+    return None
+
+
+def _hold(book: Recorder, request: Request) -> int:
+    """Appends a RESERVE that fits."""
+    name, period = request.account.name, request.period
+    state = book.balance(name, period)
+    if state is None:
+        raise LedgerError(f"account {name}: not open")
+    return book.append(
+        EntryKind.RESERVE,
+        account=name,
+        period=period,
+        run_id=request.run_id,
+        subject=request.subject,
+        detail={"loss": request.loss.to_json()},
+        state=state.hold(request.loss),
+    )

@@ -6,6 +6,8 @@
 | DRAW | the whole release of that run | COMMIT: the rename happened, the entry was lost |
 | DRAW | no release of that run | nothing: the loss stays spent; staging removed |
 
+A tree head that a crash kept from being published is published first.
+
 A run whose process lives holds its release's lock and is left alone.
 """
 
@@ -38,6 +40,7 @@ def recover(settings: Settings, ledger: Ledger) -> tuple[str, ...]:
         ReleaseCorrupt: a drawn run's release is on disk and does not verify.
     """
     done: list[str] = []
+    ledger.publish_head()
     for run in ledger.runs():
         if run.state not in (EntryKind.RESERVE, EntryKind.DRAW):
             continue
@@ -57,8 +60,8 @@ def settle(settings: Settings, ledger: Ledger, release_id: str) -> None:
     Raises:
         ReleaseCorrupt: a drawn run's release is on disk and does not verify.
     """
-    for run in ledger.runs():
-        if run.subject == release_id and run.state in (EntryKind.RESERVE, EntryKind.DRAW):
+    for run in ledger.runs_of_release(release_id):
+        if run.state in (EntryKind.RESERVE, EntryKind.DRAW):
             for _ in _settle(settings, ledger, run):
                 pass
 
@@ -97,7 +100,8 @@ def _released(settings: Settings, run: Run) -> Manifest | None:
 
 def _settle(settings: Settings, ledger: Ledger, run: Run) -> Iterator[str]:
     """Settles one run under its lock, by its state as it is now; yields what was done."""
-    state = next((known.state for known in ledger.runs() if known.run_id == run.run_id), run.state)
+    known = ledger.run(run.run_id)
+    state = run.state if known is None else known.state
     try:
         if state is EntryKind.RESERVE:
             ledger.release(run.run_id, "the run ended before any noise was drawn")

@@ -18,13 +18,30 @@ unit = "user_id"
 rho = "1.0"
 delta = "1e-6"
 
+[[accounts]]                 # one whose unit is a person's span of 30 days renews its caps with each span
+dataset = "events"
+unit = "user_id/30 days"
+rho = "0.2"
+delta = "1e-7"
+renews_days = 30
+
+[ledger]
+url = "postgresql://hedgerow@db.internal/privacy"   # absent: SQLite below `state`
+witnesses = ["/mnt/witness/shop"]                   # folders that get every signed head, too; they must be there
+
+[[roles]]                    # who may change an account's cap, by signature
+name = "privacy-officer"
+public_key = "<64 hex digits, as hedgerow ledger role-key prints them>"
+
 [spark]
 master = "local[2]"
 driver_memory = "2g"
 
 [online_store]
 type = "sqlite"              # or "redis"
-connection_string = "localhost:6379"
+connection_string = "localhost:6379"    # redis only: host:port,option=value,...
+topology = "single"          # or "sentinel" (with sentinel_master) or "cluster": then several host:port
+pushed = []                  # signals whose views take pushes besides releases
 
 [serving]
 host = "127.0.0.1"
@@ -38,7 +55,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
@@ -47,11 +64,25 @@ from typing import Any
 from governance.errors import ConfigError
 from governance.privacy import PrivacyLoss
 
-__all__ = ["Account", "Calendar", "OnlineStore", "OnlineStoreType", "Serving", "Settings", "Spark", "load_settings"]
+__all__ = [
+    "Account",
+    "Calendar",
+    "LedgerPlace",
+    "OnlineStore",
+    "OnlineStoreType",
+    "RedisTopology",
+    "Role",
+    "Serving",
+    "Settings",
+    "Spark",
+    "load_settings",
+]
 
 PROJECT_FILE = "hedgerow.toml"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # Feast's rule for the names of projects
 _EXPONENTS, _DIGITS = 100, 100  # exact sums stay short
+_PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class OnlineStoreType(StrEnum):
@@ -61,6 +92,14 @@ class OnlineStoreType(StrEnum):
     REDIS = "redis"
 
 
+class RedisTopology(StrEnum):
+    """How Redis is deployed."""
+
+    SINGLE = "single"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """A privacy account: one dataset, one privacy unit, one cap over everything ever released.
@@ -68,17 +107,40 @@ class Account:
     Attributes:
         dataset: `EventSource.name`.
         unit: `PrivacyUnit.label`, e.g. `"user_id"`, `"user_id/day"`, `"event_id"`.
-        cap: what may be spent in all.
+        cap: what may be spent in all, or in each period where the account renews.
+        renews_days: length of a period in days; None: it never renews. The unit is then one person's span of that
+            length, and the periods are the unit's spans, counted from 1970-01-01 UTC: a release about one span costs
+            nobody's other spans anything.
     """
 
     dataset: str
     unit: str
     cap: PrivacyLoss
+    renews_days: int | None = None
 
     @property
     def name(self) -> str:
         """`dataset/unit`, the account's name in ledger and reports."""
         return f"{self.dataset}/{self.unit}"
+
+    def period(self, start: datetime, end: datetime) -> str | None:
+        """The period that a release about event time `[start, end)` is booked in: its first day; None: no renewal.
+
+        Raises:
+            ConfigError: the window reaches into two periods, and would cost both.
+        """
+        if self.renews_days is None:
+            return None
+        span = timedelta(days=self.renews_days)
+        first, last = (start - _EPOCH) // span, (end - _EPOCH - timedelta(microseconds=1)) // span
+        period = (_EPOCH + first * span).date()
+        if first != last:
+            raise ConfigError(
+                f"account {self.name} renews every {self.renews_days} days, and the window from {start:%Y-%m-%d} to "
+                f"{end:%Y-%m-%d} reaches beyond the period that starts on {period}; choose Window(origin=...) and a "
+                "length so that each window lies in one period"
+            )
+        return period.isoformat()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +175,22 @@ class Spark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnlineStore:
-    """Feast's online store. `connection_string` is used by Redis only: `host:port[,password=...]`."""
+    """Feast's online store.
+
+    Attributes:
+        type: of store.
+        connection_string: Redis only: `host:port`, more of these for Sentinels or a cluster's nodes, then options of
+            the Redis client, all parted by commas: `ssl=true`, `password=...`.
+        topology: Redis only: what the addresses are.
+        sentinel_master: the name that Sentinels know the master by.
+        pushed: signals whose views take pushes besides releases; serving reads these from the online store.
+    """
 
     type: OnlineStoreType = OnlineStoreType.SQLITE
     connection_string: str = "localhost:6379"
+    topology: RedisTopology = RedisTopology.SINGLE
+    sentinel_master: str = "mymaster"
+    pushed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +200,32 @@ class Serving:
     host: str = "127.0.0.1"
     port: int = 7433
     threads: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerPlace:
+    """Where the ledger is.
+
+    Attributes:
+        url: PostgreSQL, `postgresql://user@host:port/database`; None: SQLite in the state folder.
+        witnesses: folders, absolute, that get every signed head besides the state folder.
+    """
+
+    url: str | None = None
+    witnesses: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """Somebody who may change an account's cap, by an Ed25519 signature.
+
+    Attributes:
+        name: e.g. `privacy-officer`.
+        public_key: 32 bytes in hex.
+    """
+
+    name: str
+    public_key: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,13 +248,15 @@ class Settings:
     reporting_delta: float = 1e-6
     calendar: Calendar = Calendar()
     accounts: tuple[Account, ...] = ()
+    ledger: LedgerPlace = LedgerPlace()
+    roles: tuple[Role, ...] = ()
     spark: Spark = Spark()
     online_store: OnlineStore = OnlineStore()
     serving: Serving = Serving()
 
     @property
     def ledger_path(self) -> Path:
-        """The privacy ledger's database."""
+        """The privacy ledger's database, where it is SQLite."""
         return self.state_dir / "ledger.db"
 
     @property
@@ -235,6 +337,12 @@ class _Table:
             raise ConfigError(f"{self.path}: {self.where} {key}: empty; write something or leave it out")
         return value
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        values: list[Any] = self.take(key, list, [])
+        if not all(isinstance(value, str) and value.strip() for value in values):
+            raise ConfigError(f'{self.path}: {self.where} {key}: not a list of names; write e.g. {key} = ["trend"]')
+        return tuple(values)
+
     def whole(self, key: str, default: Any = ..., *, least: int, most: int) -> int:
         value: int = self.take(key, int, default)
         if not least <= value <= most:
@@ -291,11 +399,16 @@ def load_settings(project: Path) -> Settings:
     online = _Table(path, "online_store", top.take("online_store", dict, {}))
     serving = _Table(path, "serving", top.take("serving", dict, {}))
     accounts = [_Table(path, "accounts", entry) for entry in top.take("accounts", list, [])]
+    ledger = _Table(path, "ledger", top.take("ledger", dict, {}))
+    roles = [_Table(path, "roles", entry) for entry in top.take("roles", list, [])]
     top.done()
 
     kind = online.take("type", str, "sqlite")
     if kind not in list(OnlineStoreType):
         raise ConfigError(f"{path}: [online_store] type: found {kind!r}, allowed: {', '.join(OnlineStoreType)}")
+    topology = online.take("topology", str, "single")
+    if topology not in list(RedisTopology):
+        raise ConfigError(f"{path}: [online_store] topology: found {topology!r}, allowed: {', '.join(RedisTopology)}")
     name = head.take("name", str)
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -315,14 +428,9 @@ def load_settings(project: Path) -> Settings:
         calendar=Calendar(
             first_day=calendar.take("first_day", date, None), last_day=calendar.take("last_day", date, None)
         ),
-        accounts=tuple(
-            Account(
-                dataset=account.text("dataset"),
-                unit=account.text("unit"),
-                cap=PrivacyLoss(account.decimal("rho"), account.decimal("delta")),
-            )
-            for account in accounts
-        ),
+        accounts=tuple(_account(account) for account in accounts),
+        ledger=_ledger_place(ledger, root),
+        roles=tuple(_role(role) for role in roles),
         spark=Spark(
             master=spark.text("master", "local[*]"),
             driver_memory=spark.text("driver_memory", "2g"),
@@ -330,7 +438,11 @@ def load_settings(project: Path) -> Settings:
             release_files=spark.take("release_files", int, 1),
         ),
         online_store=OnlineStore(
-            type=OnlineStoreType(kind), connection_string=online.text("connection_string", "localhost:6379")
+            type=OnlineStoreType(kind),
+            connection_string=online.text("connection_string", "localhost:6379"),
+            topology=RedisTopology(topology),
+            sentinel_master=online.text("sentinel_master", "mymaster"),
+            pushed=online.texts("pushed"),
         ),
         serving=Serving(
             host=serving.text("host", "127.0.0.1"),
@@ -338,12 +450,63 @@ def load_settings(project: Path) -> Settings:
             threads=serving.whole("threads", 8, least=1, most=1_024),
         ),
     )
-    for table in (head, calendar, spark, online, serving, *accounts):
+    for table in (head, calendar, spark, online, serving, ledger, *accounts, *roles):
         table.done()
+    _check_whole(settings, path)
+    return settings
+
+
+def _check_whole(settings: Settings, path: Path) -> None:
+    """What no table says by itself.
+
+    Raises:
+        ConfigError: the calendar ends before it starts, or two accounts or roles share a name.
+    """
     first_day, last_day = settings.calendar.first_day, settings.calendar.last_day
     if first_day is not None and last_day is not None and last_day < first_day:
         raise ConfigError(f"{path}: [calendar] last_day: found {last_day}, allowed: {first_day} (first_day) or later")
     names = [account.name for account in settings.accounts]
     if len(set(names)) != len(names):
         raise ConfigError(f"{path}: two [[accounts]] for the same dataset and unit; keep one")
-    return settings
+    if len({role.name for role in settings.roles}) != len(settings.roles):
+        raise ConfigError(f"{path}: two [[roles]] of the same name; keep one")
+
+
+def _account(table: _Table) -> Account:
+    unit, renews = table.text("unit"), table.take("renews_days", int, None)
+    if renews is not None:
+        span = {1: "day", 7: "week"}.get(renews, f"{renews} days")
+        if renews < 1 or not unit.endswith(f"/{span}"):
+            raise ConfigError(
+                f"{table.path}: {table.where} renews_days: found {renews} for unit {unit!r}, allowed: the length of "
+                "the unit's own span, e.g. 30 for 'user_id/30 days'; a unit without a span never renews"
+            )
+    return Account(
+        dataset=table.text("dataset"),
+        unit=unit,
+        cap=PrivacyLoss(table.decimal("rho"), table.decimal("delta")),
+        renews_days=renews,
+    )
+
+
+def _ledger_place(table: _Table, root: Path) -> LedgerPlace:
+    url = table.text("url", "sqlite")
+    if url != "sqlite" and not url.startswith(("postgresql://", "postgres://")):
+        raise ConfigError(
+            f"{table.path}: {table.where} url: allowed: postgresql://user@host:port/database, or leave it out"
+        )
+    witnesses = table.take("witnesses", list, [])
+    if not all(isinstance(folder, str) and folder.strip() for folder in witnesses):
+        raise ConfigError(f"{table.path}: {table.where} witnesses: allowed: a list of folders")
+    return LedgerPlace(
+        url=None if url == "sqlite" else url, witnesses=tuple(root / Path(folder).expanduser() for folder in witnesses)
+    )
+
+
+def _role(table: _Table) -> Role:
+    role = Role(name=table.text("name"), public_key=table.text("public_key").lower())
+    if not _PUBLIC_KEY.fullmatch(role.public_key):
+        raise ConfigError(
+            f"{table.path}: {table.where} public_key: allowed: 64 hex digits, as 'hedgerow ledger role-key' prints them"
+        )
+    return role

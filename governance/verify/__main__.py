@@ -1,0 +1,7 @@
+"""`python -m governance.verify`."""
+
+import sys
+
+from governance.verify.cli import main
+
+sys.exit(main())
