@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.index import METRICS, VectorSpace, write_space
+from serving.index import METRICS, IndexKind, VectorSpace, write_space
 
 TAGS = ("a", "b", "c")
 
 
-@pytest.mark.parametrize("flat", [True, False], ids=["flat", "hnsw"])
+@pytest.mark.parametrize("kind", [kind for kind in IndexKind if kind is not IndexKind.IVF_PQ])
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -27,9 +27,11 @@ TAGS = ("a", "b", "c")
     tags=st.lists(st.sampled_from((*TAGS, "unknown")), max_size=2),
     own=st.booleans(),
     excluded=st.lists(st.integers(0, 59), max_size=60),
+    listed=st.none() | st.lists(st.integers(0, 59), max_size=60),
+    gone=st.lists(st.integers(0, 59), max_size=10),
 )
 def test_search_equals_a_plain_loop(
-    flat: bool,
+    kind: IndexKind,
     seed: int,
     rows: int,
     dimension: int,
@@ -39,12 +41,13 @@ def test_search_equals_a_plain_loop(
     tags: list[str],
     own: bool,
     excluded: list[int],
+    listed: list[int] | None,
+    gone: list[int],
 ) -> None:
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(rows, dimension)).astype(np.float32)
     item_tags = [[tag for tag in TAGS if rng.random() < 0.4] for _ in range(rows)]
-    query_rows = rng.integers(0, rows, size=3)
-    exclude = np.array([row for row in excluded if row < rows], dtype=np.int64)
+    queries = rng.integers(0, rows, size=3)  # ids, as are all rows in this test
     with tempfile.TemporaryDirectory() as folder:
         write_space(
             Path(folder),
@@ -55,26 +58,32 @@ def test_search_equals_a_plain_loop(
             vectors=vectors,
             tags=item_tags,
             metric=metric,
-            flat_rows=rows if flat else 0,
+            kind=kind,
         )
-        space = VectorSpace(Path(folder))
-        hits = space.search(
-            vectors[query_rows],
-            k,
-            own_rows=query_rows if own else None,
-            minimum_score=minimum,
-            exclude=exclude,
-            tags=tags,
-        )
+        whole = VectorSpace(Path(folder))
+    space = whole.without(gone)
+    hits = space.search(
+        vectors[queries],
+        k,
+        own_rows=whole.find(queries)[0] if own else None,
+        minimum_score=minimum,
+        exclude=known(space, excluded),
+        tags=tags,
+        allow=None if listed is None else known(space, listed),
+    )
+    ids = space.ids(hits.rows)
     ends = np.cumsum(hits.counts)
-    for query, start, end in zip(query_rows, ends - hits.counts, ends, strict=True):
+    for query, start, end in zip(queries, ends - hits.counts, ends, strict=True):
         allowed = [
             row
             for row in range(rows)
-            if row not in exclude and (not own or row != query) and (not tags or set(tags) & set(item_tags[row]))
+            if row not in {*excluded, *gone}
+            and (not own or row != query)
+            and (not tags or set(tags) & set(item_tags[row]))
+            and (listed is None or row in listed)
         ]
         truth = {row: score(metric, vectors[query], vectors[row]) for row in allowed}
-        found, scores = hits.rows[start:end].tolist(), hits.scores[start:end]
+        found, scores = ids[start:end].tolist(), hits.scores[start:end]
         assert len(set(found)) == len(found)
         assert set(found) <= set(allowed)
         assert np.all(np.diff(scores) <= 0)
@@ -86,6 +95,12 @@ def test_search_equals_a_plain_loop(
             assert abs(len(found) - sum(value >= minimum for value in best)) <= close
         else:
             assert np.allclose(scores, best, atol=1e-4, rtol=1e-4)
+
+
+def known(space: VectorSpace, ids: list[int]) -> np.ndarray:
+    """The rows of those ids that exist."""
+    rows, found = space.find(np.array(ids, np.int64))
+    return rows[found]
 
 
 def score(metric: str, a: np.ndarray, b: np.ndarray) -> float:

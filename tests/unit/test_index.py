@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from governance.errors import NotPublished, PublicationCorrupt
-from serving.index import METRICS, VectorSpace, write_space
+from serving.index import METRICS, IndexKind, VectorSpace, write_space
 
 ROWS, DIMENSION = 500, 12
 
@@ -60,20 +60,20 @@ def test_flat_search_is_the_exact_one(tmp_path: Path, metric: str) -> None:
 
 @pytest.mark.parametrize("metric", ["cosine", "l2"])
 def test_a_large_space_is_walked_and_finds_nearly_all(tmp_path: Path, metric: str) -> None:
-    space = make_space(tmp_path / "s", metric=metric, rows=4000, flat_rows=1000)
+    space = make_space(tmp_path / "s", metric=metric, rows=4000, kind=IndexKind.HNSW_SQ8)
     queries = np.random.default_rng(1).normal(size=(50, DIMENSION)).astype(np.float32)
 
     rows = space.search(queries, 10).rows.reshape(50, 10)
 
     expected = np.argsort(-exact_scores(space, queries), axis=1)[:, :10]
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(rows.tolist(), expected.tolist(), strict=True)])
-    assert space.meta.index == "hnsw"
+    assert space.meta.index is IndexKind.HNSW_SQ8
     assert recall >= 0.95
 
 
-@pytest.mark.parametrize("flat_rows", [ROWS, 1], ids=["flat", "hnsw"])
-def test_excluding_the_nearest_three_hundred_still_fills_k(tmp_path: Path, flat_rows: int) -> None:
-    space = make_space(tmp_path / "s", flat_rows=flat_rows)
+@pytest.mark.parametrize("kind", IndexKind)
+def test_excluding_the_nearest_three_hundred_still_fills_k(tmp_path: Path, kind: IndexKind) -> None:
+    space = make_space(tmp_path / "s", kind=kind)
     query = np.random.default_rng(2).normal(size=(1, DIMENSION)).astype(np.float32)
     order = np.argsort(-exact_scores(space, query)[0])
 
