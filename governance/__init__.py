@@ -14,6 +14,8 @@ Reading guide
     recovery    what is done with runs that a crash left unfinished
     release     manifests and the store of published releases
     policy      which releases may be made and read: rules, one decision function
+    disclosure  one document per release, registry entries
+    lineage     OpenLineage events
     canonical   canonical JSON and hashes
     files       atomic writes and locks
     report      what a compliance reviewer reads

@@ -1,4 +1,4 @@
-"""Commands of the governance layer: `hedgerow report`."""
+"""Commands of the governance layer: `hedgerow report` and `hedgerow disclosure`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from governance.ledger import open_ledger
 from governance.settings import load_settings
 
 if TYPE_CHECKING:
     from governance.report import Report, ReportFiles
 
-__all__ = ["report"]
+__all__ = ["disclosure", "report"]
 
 
 def report(
@@ -25,17 +26,65 @@ def report(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Write report.json and report.html: what was released, what it cost, and whether the record holds together."""
-    from governance.ledger import Ledger
     from governance.report import build, write
 
     settings = load_settings(project)
-    with Ledger(settings.ledger_path) as ledger:
+    with open_ledger(settings) as ledger:
         built = build(settings, ledger)
     files = write(built, out if out is not None else settings.report_dir)
     if json:
         typer.echo(json_module.dumps(_summary(built, files)))
     else:
         _show(built, files)
+
+
+def disclosure(
+    project: Annotated[Path, typer.Option("--project", "-p", help="The project's folder.")] = Path(),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; by default below the state folder.")
+    ] = None,
+    emit: Annotated[
+        bool, typer.Option("--emit", help="Also send the lineage where OpenLineage's own configuration says.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Write a disclosure, lineage and a registry entry for every committed release.
+
+    Exits with 1 if a release that the ledger committed is gone or was changed.
+    """
+    from governance.disclosure import disclose, write_disclosures
+    from governance.policy import load_policy
+
+    settings = load_settings(project)
+    policy = load_policy(settings)
+    with open_ledger(settings) as ledger:
+        disclosed, left_out = disclose(settings, ledger, policy)
+    files = write_disclosures(disclosed, out if out is not None else settings.state_dir / "disclosure")
+    if emit:
+        from openlineage.client import OpenLineageClient
+
+        from governance.lineage import emit as send
+
+        send((event for item in disclosed for event in item.events), OpenLineageClient())
+    if json:
+        written = zip(disclosed, files.disclosures, files.registry, strict=True)
+        document = {
+            "releases": len(disclosed),
+            "left_out": list(left_out),
+            "lineage": str(files.lineage),
+            "files": [
+                {"release_id": item.manifest.release_id, "disclosure": str(path), "registry": str(entry)}
+                for item, path, entry in written
+            ],
+        }
+        typer.echo(json_module.dumps(document))
+    else:
+        for path in files.disclosures:
+            typer.echo(f"disclosure  {path}")
+        typer.echo(f"lineage     {files.lineage}")
+        for reason in left_out:
+            typer.echo(f"left out    {reason}")
+    raise typer.Exit(1 if left_out else 0)
 
 
 def _summary(report: Report, files: ReportFiles) -> dict[str, object]:
