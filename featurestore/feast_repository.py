@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
+from featurestore.column_types import feast_type
+from featurestore.online.redis_client import RedisAddress
 from featurestore.publication import PublishedService, PublishedView
 from featurestore.views import EVENT_TIME_COLUMN, ViewPlan
 from governance.settings import OnlineStoreType, Settings
@@ -34,6 +36,7 @@ __all__ = [
     "feature_view",
     "online_store_options",
     "quiet_feast",
+    "redis_address",
     "repo_config",
 ]
 
@@ -41,11 +44,10 @@ GENERATED_TAG: Final = "hedgerow"
 ONLINE_FILE: Final = "online.db"
 REGISTRY_FILE: Final = "registry.db"
 _PACKED_SQLITE: Final = "featurestore.online.packed_sqlite.PackedSqliteOnlineStore"
+_PACKED_REDIS: Final = "featurestore.online.packed_redis.PackedRedisOnlineStore"
 _WRITE_BATCH: Final = 10_000
 _ENTITY_TYPES: Final = {"int64": "INT64"}
-_FIELD_TYPES: Final = {"int64": "Int64", "float64": "Float64", "string": "String", "date": "String", "bool": "Bool"}
 _SERVICE_TAGS: Final = {GENERATED_TAG: "release"}
-_REDIS_LIMITS: Final = {"socket_connect_timeout": 1, "socket_timeout": 5}
 
 
 @contextmanager
@@ -60,12 +62,26 @@ def quiet_feast() -> Iterator[None]:
 
 
 def online_store_options(settings: Settings) -> dict[str, Any]:
-    """Feast's `online_store` section. A Redis without stated timeouts gets short ones: its absence is to be noticed."""
-    if settings.online_store.type is OnlineStoreType.SQLITE:
+    """Feast's `online_store` section."""
+    store = settings.online_store
+    if store.type is OnlineStoreType.SQLITE:
         return {"type": _PACKED_SQLITE, "path": ONLINE_FILE}
-    address = settings.online_store.connection_string
-    limits = [f"{name}={value}" for name, value in _REDIS_LIMITS.items() if f"{name}=" not in address]
-    return {"type": "redis", "connection_string": ",".join([address, *limits])}
+    return {
+        "type": _PACKED_REDIS,
+        "connection_string": store.connection_string,
+        "topology": str(store.topology),
+        "sentinel_master": store.sentinel_master,
+    }
+
+
+def redis_address(settings: Settings) -> RedisAddress:
+    """Where the project's Redis is.
+
+    Raises:
+        ConfigError: the connection string has another form.
+    """
+    store = settings.online_store
+    return RedisAddress.parse(store.connection_string, store.topology, store.sentinel_master)
 
 
 def feature_store_yaml(settings: Settings) -> str:
@@ -141,7 +157,7 @@ def feature_view(view: PublishedView, owner: str = "") -> Any:
                 *(
                     Field(
                         name=feature.name,
-                        dtype=getattr(feast.types, _FIELD_TYPES[feature.type]),
+                        dtype=_feast_dtype(feature.type),
                         description=feature.description,
                     )
                     for feature in view.features
@@ -163,7 +179,7 @@ def definitions_text(plans: Sequence[ViewPlan], services: Sequence[PublishedServ
     views = _variables("view", [plan.view.name for plan in plans])
     types = sorted(
         {_key_type(key.type) for key in keys.values()}
-        | {_FIELD_TYPES[feature.type] for plan in plans for feature in plan.view.features}
+        | {name for plan in plans for feature in plan.view.features for name in feast_type(feature.type)}
     )
     lines = [
         '"""Feast definitions of the published releases. Made by \'hedgerow publish\'; changes are overwritten."""',
@@ -206,7 +222,7 @@ def _view_lines(plan: ViewPlan, variable: str, entities: Sequence[str]) -> list[
         "    schema=[",
         *(f"        Field(name={key.name!r}, dtype={_key_type(key.type)})," for key in view.keys),
         *(
-            f"        Field(name={feature.name!r}, dtype={_FIELD_TYPES[feature.type]}, "
+            f"        Field(name={feature.name!r}, dtype={_dtype_text(feature.type)}, "
             f"description={feature.description!r}),"
             for feature in view.features
         ),
@@ -256,6 +272,19 @@ def _tags(view: PublishedView) -> dict[str, str]:
 def _views_of(service: PublishedService) -> list[str]:
     """Names of the views that a service takes whole, in its order."""
     return list(dict.fromkeys(reference.partition(":")[0] for reference in service.features))
+
+
+def _feast_dtype(kind: str) -> Any:
+    import feast.types
+
+    *outer, inner = feast_type(kind)
+    dtype = getattr(feast.types, inner)
+    return getattr(feast.types, outer[0])(dtype) if outer else dtype
+
+
+def _dtype_text(kind: str) -> str:
+    *outer, inner = feast_type(kind)
+    return f"{outer[0]}({inner})" if outer else inner
 
 
 def _entity_type(kind: str) -> str:

@@ -11,25 +11,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import NoneType
-from typing import Any, Final, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
+from featurestore.column_types import FEATURE_TYPES, KEY_TYPES, is_feature_type
 from governance.canonical import canonical_bytes
 from governance.errors import NotPublished, PublicationCorrupt
 from governance.files import write_atomic
 from governance.settings import Settings
 
 __all__ = [
-    "COLUMN_TYPES",
     "FeatureField",
     "KeyField",
     "Publication",
     "PublishedCatalogue",
     "PublishedRelease",
     "PublishedService",
+    "PublishedSnapshot",
     "PublishedSpace",
     "PublishedView",
     "load_publication",
@@ -38,7 +39,6 @@ __all__ = [
 
 PUBLICATION_FILE = "publication.json"
 SCHEMA = "hedgerow.publication/1"
-COLUMN_TYPES: Final = ("int64", "string", "float64", "date", "bool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,14 +47,15 @@ class KeyField:
 
     Attributes:
         name: the column's name, also Feast's join key.
-        type: one of `COLUMN_TYPES`.
+        type: one of `column_types.KEY_TYPES`.
     """
 
     name: str
     type: str
 
     def __post_init__(self) -> None:
-        _check_type(self.name, self.type)
+        if self.type not in KEY_TYPES:
+            raise ValueError(f"key {self.name!r} has type {self.type!r}; allowed: {', '.join(KEY_TYPES)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ class FeatureField:
 
     Attributes:
         name: the column's name.
-        type: one of `COLUMN_TYPES`.
+        type: one of `column_types.FEATURE_TYPES`.
         description: what it means, with its unit.
         noise_stddev: standard deviation of its noise in its own units; None where it has none or it depends on the row.
     """
@@ -74,7 +75,8 @@ class FeatureField:
     noise_stddev: float | None
 
     def __post_init__(self) -> None:
-        _check_type(self.name, self.type)
+        if not is_feature_type(self.type):
+            raise ValueError(f"column {self.name!r} has type {self.type!r}; allowed: {', '.join(FEATURE_TYPES)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,23 @@ class PublishedRelease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedSnapshot:
+    """A view's newest release as a mapped file, see `featurestore.snapshots`.
+
+    Attributes:
+        file: path relative to `Settings.serving_dir`.
+        bytes: its size.
+        sha256: the digest that the file ends with.
+        rows: how many it has.
+    """
+
+    file: str
+    bytes: int
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedView:
     """One version of one signal in the feature store: a Feast feature view.
 
@@ -106,6 +125,7 @@ class PublishedView:
         ttl_seconds: a row older than this, counted from its event time, is not found; 0: never too old.
         purpose: what it may be used for.
         releases: oldest first; the newest, last, is the one that was materialised.
+        snapshot: what serving answers from; None for views that take pushes, which it reads from the online store.
     """
 
     name: str
@@ -117,6 +137,7 @@ class PublishedView:
     ttl_seconds: int
     purpose: str
     releases: tuple[PublishedRelease, ...]
+    snapshot: PublishedSnapshot | None = None
 
     def reference(self, feature: str) -> str:
         """How a feature of this view is named in requests: `view:feature`."""
@@ -248,16 +269,13 @@ def _utc(instant: datetime) -> datetime:
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
 
 
-def _check_type(name: str, kind: str) -> None:
-    if kind not in COLUMN_TYPES:
-        raise ValueError(f"column {name!r} has type {kind!r}; allowed: {', '.join(COLUMN_TYPES)}")
-
-
 _Record = TypeVar("_Record")
 
 
 def _from_json(record: type[_Record], value: object) -> _Record:
     """A frozen dataclass from its `asdict` JSON; every name and type is checked against the class.
+
+    A field that has a default may be missing: records written before it was thought of stay readable.
 
     Raises:
         TypeError: a missing or unknown field, or a value of another type.
@@ -265,9 +283,12 @@ def _from_json(record: type[_Record], value: object) -> _Record:
     if not isinstance(value, Mapping):
         raise TypeError(f"{record.__name__} must be an object")
     hints = get_type_hints(record)
-    if set(value) != set(hints):
+    needed = {field.name for field in fields(record) if field.default is MISSING}  # type: ignore[arg-type]
+    if not needed <= set(value) <= set(hints):
         raise TypeError(f"{record.__name__} has other fields than expected")
-    return record(**{name: _value(hints[name], value[name], f"{record.__name__}.{name}") for name in hints})
+    return record(
+        **{name: _value(hints[name], value[name], f"{record.__name__}.{name}") for name in hints if name in value}
+    )
 
 
 def _value(kind: Any, value: object, where: str) -> Any:

@@ -31,7 +31,7 @@ from featurestore.feast_repository import (
 from featurestore.freshness import earliest, microseconds, project_clock
 from featurestore.online.writer import open_writer
 from featurestore.publication import PublishedService, PublishedView
-from featurestore.released import feast_table, is_written, offline_path, released_rows, write_offline
+from featurestore.released import feast_table, is_written, offline_path, release_table, released_rows, write_offline
 from featurestore.views import ViewPlan, plan_services, plan_views
 from governance.errors import PublicationError
 from governance.files import sync_directory, write_atomic
@@ -88,8 +88,10 @@ def publish_views(
                     f"{plan.view.name}: the newest release is older than its ttl ({timedelta(seconds=ttl)}), so no row "
                     "of it will be found; run a newer window, or state the data's last day in [calendar]"
                 )
-            table = feast_table(settings, plan.view, newest)
-            writer.write(plan.view, released_rows(plan.view, table, newest.window_end))
+            table = release_table(settings, plan.view, newest)
+            event_time = microseconds(newest.window_end)
+            rows = released_rows(table, plan.view, release_id=newest.release_id, event_time=event_time)
+            writer.write(plan.view, rows)
         _finish(settings, store, plans, services)
     finally:
         writer.close()
@@ -101,7 +103,7 @@ def _write_offline(settings: Settings, plan: ViewPlan) -> None:
     paths = [offline_path(settings, plan.view, manifest) for manifest in plan.manifests]
     for path, manifest in zip(paths, plan.manifests, strict=True):
         if not is_written(path, manifest):
-            write_offline(path, feast_table(settings, plan.view, manifest))
+            write_offline(path, feast_table(release_table(settings, plan.view, manifest), plan.view, manifest))
     for found in paths[0].parent.iterdir():
         if found not in paths:
             found.unlink()

@@ -1,22 +1,23 @@
-"""A release's rows as the feature store holds them: in Feast's types, with their event time and release.
+"""A release's rows: as columns for the packed stores and snapshots, and as Feast's offline store holds them.
 
-Feast has no date, boolean or float join keys and no dates as features, so keys of these types and all dates are text
-(see `featurestore.online.keys`); everything else keeps its type.
+Feast has no date, boolean or float join keys and no dates as features, so keys of these types are text everywhere, and
+dates are text in the offline store (see `featurestore.column_types`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from featurestore.column_types import arrow_type, row_field
 from featurestore.online.keys import stored_text
-from featurestore.online.rows import COLUMN_KINDS, Column, Kind
 from featurestore.publication import PublishedView
+from featurestore.rows import Column, KeyColumn, PackedRows, RowSchema, Texts, pack, release_code
 from featurestore.views import EVENT_TIME_COLUMN, RELEASE_COLUMN
 from governance.errors import ReleaseCorrupt
 from governance.files import write_atomic
@@ -26,32 +27,58 @@ from governance.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ReleasedRows", "feast_table", "is_written", "offline_path", "released_rows", "write_offline"]
+__all__ = [
+    "ReleasedRows",
+    "feast_table",
+    "is_written",
+    "offline_path",
+    "release_table",
+    "released_rows",
+    "view_schema",
+    "write_offline",
+]
 
 _SOURCE: Final = b"hedgerow.manifest_sha256"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ReleasedRows:
-    """n rows of one release, ready to be written online.
+    """n rows of one release, ready to be packed.
 
     Attributes:
-        keys: join key → n values as Feast holds them.
-        features: feature → values and nulls `(n,)`; text as UTF-8 bytes.
-        event_time: of all rows, aware UTC.
+        keys: join key → n values as Feast holds them, in the view's order.
+        columns: feature → values and nulls.
+        schema: the view's.
+        event_time: of all rows, microseconds since 1970 UTC.
+        release_id: of all rows.
     """
 
-    keys: Mapping[str, Sequence[Any]]
-    features: Mapping[str, Column]
-    event_time: datetime
+    keys: Mapping[str, KeyColumn]
+    columns: Mapping[str, Column]
+    schema: RowSchema
+    event_time: int
+    release_id: str
 
     def __len__(self) -> int:
         """n."""
         return len(next(iter(self.keys.values())))
 
+    def event_times(self) -> NDArray[np.int64]:
+        """The event time of each row, `(n,)`."""
+        return np.full(len(self), self.event_time, np.int64)
 
-def feast_table(settings: Settings, view: PublishedView, manifest: Manifest) -> pa.Table:
-    """Reads a release's rows and turns them into Feast's types, with `event_timestamp` and `release_id`.
+    def packed(self) -> PackedRows:
+        """The rows as the online stores hold them."""
+        return pack(self.schema, self.columns, event_times=self.event_times(), releases=release_code(self.release_id))
+
+
+def view_schema(view: PublishedView) -> RowSchema:
+    """The packed rows of a view."""
+    return RowSchema(fields=tuple(row_field(field.name, field.type) for field in view.features))
+
+
+def release_table(settings: Settings, view: PublishedView, manifest: Manifest) -> pa.Table:
+    """Reads a release's keys and features, in the types that the manifest says; keys as Feast holds them.
 
     Raises:
         ReleaseCorrupt: the files cannot be read as the manifest says, or a key is null.
@@ -59,46 +86,61 @@ def feast_table(settings: Settings, view: PublishedView, manifest: Manifest) -> 
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    arrow = {
-        "int64": pa.int64(),
-        "float64": pa.float64(),
-        "string": pa.string(),
-        "date": pa.date32(),
-        "bool": pa.bool_(),
-    }
-    keys = [(field.name, field.type) for field in view.keys]
-    features = [(field.name, field.type) for field in view.features]
-    names = [name for name, _ in (*keys, *features)]
+    fields = [(key.name, key.type) for key in view.keys] + [(field.name, field.type) for field in view.features]
     try:
         files = ReleaseStore(settings.releases_dir).data_files(manifest)
+        names = [name for name, _ in fields]
         table = pa.concat_tables([pq.read_table(path, columns=names) for path in files]).combine_chunks()
-        columns = {name: table[name].cast(arrow[kind]) for name, kind in (*keys, *features)}
+        columns: dict[str, Any] = {name: table[name].cast(arrow_type(kind)) for name, kind in fields}
     except (pa.ArrowException, KeyError, OSError) as error:
         raise ReleaseCorrupt(
             f"{manifest.release_id}: its files cannot be read as the manifest says ({type(error).__name__}); "
             "restore the release from a backup"
         ) from None
-    for name, kind in keys:
-        if columns[name].null_count:
-            raise ReleaseCorrupt(f"{manifest.release_id}: key {name!r} has nulls; restore the release from a backup")
-        if kind not in ("int64", "string"):
-            columns[name] = pa.array([stored_text(value) for value in columns[name].to_pylist()], pa.string())
-    for name, kind in features:
-        if kind == "date":
-            columns[name] = columns[name].cast(pa.string())
+    for key in view.keys:
+        column = columns[key.name]
+        if column.null_count:
+            raise ReleaseCorrupt(
+                f"{manifest.release_id}: key {key.name!r} has nulls; restore the release from a backup"
+            )
+        if key.type == "date":
+            columns[key.name] = column.cast(pa.string())
+        elif key.type not in ("int64", "string"):
+            columns[key.name] = pa.chunked_array([[stored_text(value) for value in column.to_pylist()]], pa.string())
+    return pa.table(columns)
+
+
+def feast_table(table: pa.Table, view: PublishedView, manifest: Manifest) -> pa.Table:
+    """A `release_table` in Feast's types, with `event_timestamp` and `release_id`."""
+    import pyarrow as pa
+
     end = manifest.window_end
     assert end is not None, "a view has windows only"
-    columns[EVENT_TIME_COLUMN] = pa.repeat(pa.scalar(end, pa.timestamp("us", "UTC")), table.num_rows)
-    columns[RELEASE_COLUMN] = pa.repeat(pa.scalar(manifest.release_id, pa.string()), table.num_rows)
-    return pa.table(columns).replace_schema_metadata({_SOURCE: manifest.sha256})
+    for field in view.features:
+        if field.type == "date":
+            at = table.schema.get_field_index(field.name)
+            table = table.set_column(at, field.name, table[field.name].cast(pa.string()))
+    table = table.append_column(EVENT_TIME_COLUMN, pa.repeat(pa.scalar(end, pa.timestamp("us", "UTC")), len(table)))
+    table = table.append_column(RELEASE_COLUMN, pa.repeat(pa.scalar(manifest.release_id, pa.string()), len(table)))
+    return table.replace_schema_metadata({_SOURCE: manifest.sha256})
 
 
-def released_rows(view: PublishedView, table: pa.Table, event_time: datetime) -> ReleasedRows:
-    """The rows of a `feast_table` for the online store."""
+def released_rows(table: pa.Table, view: PublishedView, *, release_id: str, event_time: int) -> ReleasedRows:
+    """The rows of a `release_table` for online stores and snapshots.
+
+    Args:
+        table: n rows.
+        view: its view.
+        release_id: the release they come from.
+        event_time: microseconds since 1970 UTC.
+    """
+    schema = view_schema(view)
     return ReleasedRows(
-        keys={field.name: table[field.name].to_pylist() for field in view.keys},
-        features={field.name: _column(table[field.name], COLUMN_KINDS[field.type]) for field in view.features},
+        keys={field.name: _keys(table[field.name]) for field in view.keys},
+        columns={field.name: _column(table[field.name]) for field in schema.fields},
+        schema=schema,
         event_time=event_time,
+        release_id=release_id,
     )
 
 
@@ -114,6 +156,7 @@ def write_offline(path: Path, table: pa.Table) -> None:
 
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, sink.getvalue().to_pybytes())
 
 
@@ -129,13 +172,50 @@ def is_written(path: Path, manifest: Manifest) -> bool:
     return (schema.metadata or {}).get(_SOURCE) == manifest.sha256.encode()
 
 
-def _column(column: Any, kind: Kind) -> Column:
+def _keys(column: Any) -> KeyColumn:
+    import pyarrow as pa
+
+    keys: KeyColumn = column.to_numpy() if column.type == pa.int64() else _texts(column)
+    return keys
+
+
+def _column(column: Any) -> Column:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    nulls = column.is_null().to_numpy()
-    if kind is Kind.STRING:
-        values = column.cast(pa.binary()).to_numpy(zero_copy_only=False)
+    nulls = np.asarray(column.is_null().to_numpy(), bool)
+    kind = column.type
+    values: Any
+    if pa.types.is_fixed_size_list(kind):
+        array = _single(column)
+        width = kind.list_size
+        values = array.values.slice(array.offset * width, len(array) * width).to_numpy(zero_copy_only=False)
+        values = values.reshape(len(array), width)
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+        values = _texts(column)
     else:
-        values = pc.fill_null(column, False if kind is Kind.BOOL else 0).to_numpy()
-    return Column(values=values, nulls=np.asarray(nulls, bool))
+        if pa.types.is_date32(kind):
+            column = column.cast(pa.int32())
+        elif pa.types.is_timestamp(kind):
+            column = column.cast(pa.int64())
+        values = pc.fill_null(column, pa.scalar(0).cast(column.type)).to_numpy()
+    return Column(values=values, nulls=nulls)
+
+
+def _texts(column: Any) -> Texts:
+    import pyarrow as pa
+
+    array = _single(column.cast(pa.large_binary()))
+    _, offset_buffer, data_buffer = array.buffers()
+    if not len(array):
+        return Texts.empty(0)
+    offsets = np.frombuffer(offset_buffer, np.int64)[array.offset : array.offset + len(array) + 1]
+    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
+    return Texts(data=data[offsets[0] : offsets[-1]], offsets=offsets - offsets[0])
+
+
+def _single(column: Any) -> Any:
+    """A column's values as one array."""
+    import pyarrow as pa
+
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from featurestore.column_types import FEATURE_TYPES, KEY_TYPES, is_feature_type
 from featurestore.publication import (
-    COLUMN_TYPES,
     FeatureField,
     KeyField,
     PublishedRelease,
@@ -129,10 +129,11 @@ def _columns(manifest: Manifest) -> tuple[tuple[str, str, str], ...]:
     """
     columns = (*_of_role(manifest, "key"), *manifest.features)
     for column in columns:
-        if column.type not in COLUMN_TYPES:
+        if not (column.type in KEY_TYPES if column.role == "key" else is_feature_type(column.type)):
+            allowed = KEY_TYPES if column.role == "key" else FEATURE_TYPES
             raise PublicationError(
                 f"{manifest.release_id}: column {column.name!r} has type {column.type}; "
-                f"a feature view holds: {', '.join(COLUMN_TYPES)}"
+                f"a {column.role} of a feature view is one of: {', '.join(allowed)}"
             )
         if column.name in (EVENT_TIME_COLUMN, RELEASE_COLUMN):
             raise PublicationError(

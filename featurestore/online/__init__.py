@@ -1,17 +1,18 @@
-"""The online store: the newest released rows by key.
+"""The online store: the newest rows by key.
 
 Reading guide
-    reader           the interface that serving reads through, and the shape of an answer
-    answers          putting such an answer together: nulls, not found, too old
-    keys             entity keys as bytes; checking the keys of a request
-    rows             packed rows as bytes, and back into columns
+    reader           the interface that serving reads through
+    keys             entity keys: what Feast holds for them; checking those of a request
+    packed           packed rows → an answer, whatever schemas wrote them
+    packed_reader    the two together, over either store
     database         packed rows in SQLite
-    packed_reader    reading them, without Feast
-    packed_sqlite    the same rows behind Feast's online store interface
-    feast_redis      Feast's own Redis store
+    redis_rows       packed rows in Redis
+    redis_client     reaching Redis: single, Sentinel, cluster
+    feast_store      both behind Feast's online store interface: packed_sqlite, packed_redis
+    feast_values     packed columns from and to Feast's values
     writer           what publishing writes rows through
 
-Only `packed_sqlite` imports Feast when it is imported; the others do where they need it.
+Only the `feast_` and `packed_sqlite`, `packed_redis` modules import Feast when they are imported.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from featurestore.feast_repository import ONLINE_FILE
+from featurestore.feast_repository import ONLINE_FILE, redis_address
 from featurestore.freshness import project_clock
-from featurestore.online.packed_reader import PackedReader
+from featurestore.online.database import PackedDatabase
+from featurestore.online.packed_reader import PackedReader, RowSource
 from featurestore.online.reader import EMPTY_VALUES, NUMPY_TYPES, OnlineColumns, OnlineReader
 from governance.settings import OnlineStoreType, Settings
 
@@ -43,8 +45,11 @@ def open_reader(settings: Settings, *, clock: Callable[[], datetime] | None = No
         StoreUnreachable: the store does not answer.
     """
     now = clock or project_clock(settings)
+    source: RowSource
     if settings.online_store.type is OnlineStoreType.SQLITE:
-        return PackedReader(settings.feature_repo_dir / ONLINE_FILE, settings.name, now)
-    from featurestore.online.feast_redis import RedisReader
+        source = PackedDatabase(settings.feature_repo_dir / ONLINE_FILE, read_only=True)
+    else:
+        from featurestore.online.redis_rows import PackedRedis
 
-    return RedisReader(settings, now)
+        source = PackedRedis(redis_address(settings))
+    return PackedReader(source, settings.name, now)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from featurestore.online.rows import RowSchema
+from featurestore.rows import PackedRows, RowSchema, Texts
 from governance.errors import NotPublished, PublicationCorrupt, StoreUnreachable
 
 __all__ = ["PackedDatabase"]
@@ -80,7 +80,13 @@ class PackedDatabase:
     # --- rows --------------------------------------------------------------------------------------------------
 
     def write(
-        self, table: str, schema: RowSchema, keys: Sequence[bytes], event_times: Sequence[int], rows: Sequence[bytes]
+        self,
+        table: str,
+        schema: RowSchema,
+        keys: Texts,
+        rows: PackedRows,
+        *,
+        older_go: int | None = None,
     ) -> None:
         """Writes n rows in one transaction; a row with a later event time stays as it is.
 
@@ -88,8 +94,8 @@ class PackedDatabase:
             table: the view's table; made if absent.
             schema: what the rows were packed with.
             keys: n entity keys.
-            event_times: n times in microseconds.
             rows: n packed rows.
+            older_go: in the same transaction, rows of any key with an earlier event time are removed; None: they stay.
         """
         self.create(table)
         fields = json.dumps(schema.to_json())
@@ -104,16 +110,19 @@ class PackedDatabase:
                 f"INSERT INTO {_quoted(table)} (entity_key, event_time, packed) VALUES (?, ?, ?) "  # noqa: S608
                 "ON CONFLICT DO UPDATE SET event_time = excluded.event_time, packed = excluded.packed "
                 "WHERE excluded.event_time >= event_time",
-                zip(keys, event_times, rows, strict=True),
+                zip(keys.tolist(), rows.event_times.tolist(), rows.tolist(), strict=True),
             )
+            if older_go is not None:
+                connection.execute(f"DELETE FROM {_quoted(table)} WHERE event_time < ?", (older_go,))  # noqa: S608
 
-    def read(self, table: str, keys: Sequence[bytes]) -> list[bytes | None]:
+    def read(self, table: str, keys: Texts) -> list[bytes | None]:
         """The packed rows of n keys, None where there is none, as they were at one moment.
 
         A table that nothing made has no rows.
         """
         found: dict[bytes, bytes] = {}
-        wanted = list(dict.fromkeys(keys))
+        asked = keys.tolist()
+        wanted = list(dict.fromkeys(asked))
         with self._errors():
             connection = self._connection()
             connection.execute("BEGIN")
@@ -132,20 +141,14 @@ class PackedDatabase:
                     raise
             finally:
                 connection.execute("COMMIT")
-        return [found.get(key) for key in keys]
+        return list(map(found.get, asked))
 
-    def delete(self, table: str, keys: Sequence[bytes]) -> None:
+    def delete(self, table: str, keys: Texts) -> None:
         """Removes the rows of these keys."""
         self.create(table)
         with self._transaction() as connection:
             statement = f"DELETE FROM {_quoted(table)} WHERE entity_key = ?"  # noqa: S608
-            connection.executemany(statement, ((key,) for key in keys))
-
-    def delete_before(self, table: str, event_time: int) -> None:
-        """Removes rows whose event time, in microseconds, is earlier."""
-        self.create(table)
-        with self._transaction() as connection:
-            connection.execute(f"DELETE FROM {_quoted(table)} WHERE event_time < ?", (event_time,))  # noqa: S608
+            connection.executemany(statement, zip(keys.tolist(), strict=True))
 
     def schema(self, tag: int) -> RowSchema:
         """The schema that a row's tag names.
@@ -210,4 +213,4 @@ class PackedDatabase:
 
 
 def _quoted(table: str) -> str:
-    return '"rows:' + table.replace('"', '""') + '"'
+    return '"packed:' + table.replace('"', '""') + '"'

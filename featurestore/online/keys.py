@@ -1,8 +1,4 @@
-"""Entity keys as bytes: short, unambiguous, and the same whether a key comes as columns or from Feast.
-
-A key is its values in the order of the join keys' names, each a kind byte and the value: `i` and 8 bytes (big-endian)
-for integers, `s` or `b`, a u32 length (big-endian) and the content for text and bytes. Join key names are not repeated
-in every row: they belong to the view, and each view has a table of its own.
+"""Entity keys: the values that Feast holds for them, and checking those of a request.
 
 Feast has no dates, booleans or floats as join keys, so these are text there and here: ISO 8601, `true`/`false`, and
 Python's shortest notation that reads back to the same float.
@@ -18,16 +14,14 @@ from typing import Any
 import numpy as np
 
 from featurestore.publication import KeyField, PublishedView
+from featurestore.rows import KeyColumn, Texts, text_keys
 from governance.errors import RequestInvalid
 
-__all__ = ["encode_columns", "encode_value", "feast_keys"]
-
-Stored = int | str
-"""What Feast holds for one key value."""
+__all__ = ["encode_value", "key_columns", "stored_text"]
 
 
 def encode_value(value: int | str | bytes) -> bytes:
-    """One value with its kind byte.
+    """One key value with its kind byte, as `featurestore.rows.key_bytes` has it.
 
     Raises:
         OverflowError: an integer outside 64 bits.
@@ -38,14 +32,10 @@ def encode_value(value: int | str | bytes) -> bytes:
     return (b"s" if isinstance(value, str) else b"b") + len(data).to_bytes(4, "big") + data
 
 
-def encode_columns(columns: Mapping[str, Sequence[Stored]]) -> list[bytes]:
-    """Keys of n rows, from one column per join key with the values that Feast would hold."""
-    encoded = [_encode_column(columns[name]) for name in sorted(columns)]
-    return encoded[0] if len(encoded) == 1 else list(map(b"".join, zip(*encoded, strict=True)))
-
-
-def feast_keys(view: PublishedView, keys: Mapping[str, Sequence[Any]]) -> dict[str, list[Stored]]:
+def key_columns(view: PublishedView, keys: Mapping[str, Sequence[Any]]) -> dict[str, KeyColumn]:
     """Checks a request's key columns and turns them into the values that Feast holds.
+
+    Integers as int64 arrays and texts as `Texts` are taken as they are; both are the fast way.
 
     Raises:
         RequestInvalid: a column is missing, unknown, of another length, or has a value of another type.
@@ -81,40 +71,36 @@ def stored_text(value: object) -> str:
     raise TypeError(type(value).__name__)
 
 
-def _encode_column(values: Sequence[Stored]) -> list[bytes]:
-    if values and isinstance(values[0], int):
-        packed = np.zeros(len(values), [("kind", "S1"), ("value", ">i8")])
-        packed["kind"] = b"i"
-        packed["value"] = values
-        data = packed.tobytes()
-        return [data[at : at + 9] for at in range(0, len(data), 9)]
-    return [encode_value(value) for value in values]
-
-
-def _stored_column(view: PublishedView, field: KeyField, column: Any) -> list[Stored]:
-    plain = isinstance(column, np.ndarray) and column.dtype.kind in "iufbUO"
-    convert = _STORED[field.type]
+def _stored_column(view: PublishedView, field: KeyField, column: Any) -> KeyColumn:
     try:
-        return [convert(value) for value in (column.tolist() if plain else column)]
+        if field.type == "int64":
+            return _integers(column)
+        if field.type == "string":
+            return column if isinstance(column, Texts) else text_keys(_plain(column))
+        convert = _TEXT[field.type]
+        return text_keys([convert(value) for value in _plain(column)])
     except (TypeError, ValueError, OverflowError):
         raise RequestInvalid(
             f"{view.name}: key column {field.name!r} has values that are not {field.type}; send {field.type} values"
         ) from None
 
 
-def _int(value: Any) -> int:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+def _integers(column: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+    if isinstance(column, np.ndarray) and column.dtype.kind in "iu" and column.dtype != np.uint64:
+        return column.astype(np.int64, copy=False)
+    values = _plain(column)
+    if any(isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) for value in values):
         raise TypeError
-    if not -(1 << 63) <= value < 1 << 63:
-        raise OverflowError
-    return int(value)
+    return np.array([int(value) for value in values], np.int64)
 
 
-def _str(value: Any) -> str:
-    if not isinstance(value, str):
+def _plain(column: Any) -> Sequence[Any]:
+    """A column's values as Python objects, where numpy has such objects for them."""
+    if isinstance(column, Texts):
         raise TypeError
-    value.encode()  # lone surrogates are not text
-    return str(value)
+    plain = isinstance(column, np.ndarray) and column.dtype.kind in "iufbUO"
+    values: Sequence[Any] = column.tolist() if plain else column
+    return values
 
 
 def _date(value: Any) -> str:
@@ -141,10 +127,4 @@ def _of(kinds: type | tuple[type, ...], value: Any) -> str:
     return stored_text(value)
 
 
-_STORED: Mapping[str, Callable[[Any], Stored]] = {
-    "int64": _int,
-    "string": _str,
-    "date": _date,
-    "float64": _float,
-    "bool": _bool,
-}
+_TEXT: Mapping[str, Callable[[Any], str]] = {"date": _date, "float64": _float, "bool": _bool}

@@ -1,7 +1,6 @@
 """What publishing writes rows through. Feast's `materialize` works on the same stores; this is far faster.
 
-Feast turns every value into a protobuf on its way; for its SQLite store that takes half a minute for 240,000 rows of
-two features. Here columns are packed as columns.
+Feast turns every value into a protobuf on its way; here columns are packed as columns.
 """
 
 from __future__ import annotations
@@ -10,15 +9,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
-import numpy as np
-
-from featurestore.feast_repository import ONLINE_FILE
+from featurestore.feast_repository import ONLINE_FILE, redis_address
 from featurestore.freshness import earliest, microseconds
 from featurestore.online.database import PackedDatabase
-from featurestore.online.keys import encode_columns
-from featurestore.online.rows import COLUMN_KINDS, RowField, RowSchema, pack
 from featurestore.publication import PublishedView
 from featurestore.released import ReleasedRows
+from featurestore.rows import key_bytes
 from governance.settings import OnlineStoreType, Settings
 
 __all__ = ["OnlineWriter", "PackedWriter", "open_writer"]
@@ -28,7 +24,10 @@ class OnlineWriter(Protocol):
     """Puts released rows into the online store."""
 
     def write(self, view: PublishedView, rows: ReleasedRows) -> None:
-        """Writes one release's rows; rows of other keys stay. Writing again changes nothing.
+        """Writes one release's rows. Writing again changes nothing.
+
+        In a view that only releases write, rows of other keys go: what is there is the newest release. In one that
+        takes pushes they stay until they are older than the view's ttl.
 
         Raises:
             StoreUnreachable: the store does not take them.
@@ -52,32 +51,64 @@ def open_writer(settings: Settings, clock: Callable[[], datetime]) -> OnlineWrit
     """
     if settings.online_store.type is OnlineStoreType.SQLITE:
         return PackedWriter(settings, clock)
-    from featurestore.online.feast_redis import FeastRedis
-
-    return FeastRedis(settings)
+    return RedisWriter(settings, clock)
 
 
 class PackedWriter:
-    """Writes packed rows to SQLite: a release in one transaction; rows past the view's ttl go."""
+    """Writes packed rows to SQLite: a release in one transaction."""
 
     def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
         self._database = PackedDatabase(settings.feature_repo_dir / ONLINE_FILE)
-        self._project = settings.name
+        self._settings = settings
         self._clock = clock
 
     def write(self, view: PublishedView, rows: ReleasedRows) -> None:
         """See `OnlineWriter.write`."""
-        table = f"{self._project}_{view.name}"
-        schema = RowSchema(
-            fields=tuple(RowField(name=field.name, kind=COLUMN_KINDS[field.type]) for field in view.features)
-        )
-        times = np.full(len(rows), microseconds(rows.event_time), np.int64)
         self._database.write(
-            table, schema, encode_columns(rows.keys), times.tolist(), pack(schema, times, rows.features)
+            f"{self._settings.name}_{view.name}",
+            rows.schema,
+            key_bytes(rows.keys),
+            rows.packed(),
+            older_go=oldest_kept(self._settings, view, rows, self._clock()),
         )
-        if view.ttl_seconds:
-            self._database.delete_before(table, earliest(view.ttl_seconds, self._clock()))
 
     def close(self) -> None:
         """Closes the database."""
         self._database.close()
+
+
+class RedisWriter:
+    """Writes packed rows to Redis, in batches; a reader may see some of them before the others."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
+        from featurestore.online.redis_rows import PackedRedis
+
+        self._redis = PackedRedis(redis_address(settings))
+        self._settings = settings
+        self._clock = clock
+
+    def write(self, view: PublishedView, rows: ReleasedRows) -> None:
+        """See `OnlineWriter.write`."""
+        table = f"{self._settings.name}_{view.name}"
+        lifetime = self._lifetime_seconds(view, rows)
+        self._redis.write(table, rows.schema, key_bytes(rows.keys), rows.packed(), lifetime_seconds=lifetime)
+        oldest = oldest_kept(self._settings, view, rows, self._clock())
+        if oldest is not None:
+            self._redis.delete_before(table, oldest)
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._redis.close()
+
+    def _lifetime_seconds(self, view: PublishedView, rows: ReleasedRows) -> float | None:
+        """After which Redis may drop the rows; never in a project whose time stands still, as Redis' own does not."""
+        if not view.ttl_seconds or self._settings.calendar.last_day is not None:
+            return None
+        return view.ttl_seconds - (microseconds(self._clock()) - rows.event_time) / 1e6
+
+
+def oldest_kept(settings: Settings, view: PublishedView, rows: ReleasedRows, now: datetime) -> int | None:
+    """The event time, in microseconds, before which a view's rows go when a release is written; None: none go."""
+    if view.signal not in settings.online_store.pushed:
+        return rows.event_time
+    return earliest(view.ttl_seconds, now) if view.ttl_seconds else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -45,16 +45,15 @@ class PackedRows:
         """n."""
         return len(self.head)
 
+    @property
+    def event_times(self) -> NDArray[np.int64]:
+        """Microseconds since 1970 UTC, `(n,)`."""
+        return self.head[:, 8:16].view("<i8")[:, 0]
+
     def joined(self) -> Texts:
         """The rows as byte strings in one buffer."""
-        count, width = self.head.shape
-        if self.tails is None:
-            return Texts(data=self.head.reshape(-1), offsets=np.arange(count + 1, dtype=np.int64) * width)
-        offsets = self.tails.offsets + np.arange(count + 1, dtype=np.int64) * width
-        out = np.empty(offsets[-1], np.uint8)
-        out[offsets[:-1, None] + np.arange(width)] = self.head
-        self.tails.scatter(out, offsets[:-1] + width)
-        return Texts(data=out, offsets=offsets)
+        heads = Texts.fixed(self.head)
+        return heads if self.tails is None else Texts.joined([heads, self.tails])
 
     def tolist(self) -> list[bytes]:
         """The rows as n Python byte strings."""
@@ -86,14 +85,14 @@ def pack(
     header["event_time"], header["release"] = event_times, releases
     bits = np.zeros((count, len(schema.fields)), bool)
     ends = np.zeros(count, np.int64)
-    texts: list[tuple[NDArray[np.int64], Texts]] = []
+    texts: list[Texts] = []
     for bit, field in enumerate(schema.fields):
         column = columns[field.name]
         bits[:, bit] = column.nulls
         target = _values_of(head, schema, field)
         if isinstance(column.values, Texts):
             own = _without_nulls(column.values, column.nulls)
-            texts.append((ends, own))
+            texts.append(own)
             ends = ends + own.lengths
             target[:, 0] = ends
         else:
@@ -102,7 +101,7 @@ def pack(
             if column.nulls.any():
                 target[column.nulls] = np.nan if target.dtype.kind == "f" else 0
     head[:, schema.nulls_at :] = np.packbits(bits, axis=1, bitorder="little")
-    return PackedRows(head=head, tails=_tails(texts, ends) if schema.texts else None)
+    return PackedRows(head=head, tails=Texts.joined(texts) if texts else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,6 +128,15 @@ class Rows:
         """The rows at these positions, `(m,)`."""
         starts = self.tail_starts.take(indexes) if self.schema.texts else self.tail_starts
         return Rows(schema=self.schema, head=self.head.take(indexes, axis=0), tail=self.tail, tail_starts=starts)
+
+    def padded(self) -> Rows:
+        """The same rows and, last, the one that stands for those that are not there."""
+        return Rows(
+            schema=self.schema,
+            head=np.concatenate([self.head, self.schema.empty_row[None, :]]),
+            tail=self.tail,
+            tail_starts=np.append(self.tail_starts, 0) if self.schema.texts else self.tail_starts,
+        )
 
     @property
     def event_times(self) -> NDArray[np.int64]:
@@ -237,15 +245,6 @@ def _without_nulls(texts: Texts, nulls: NDArray[np.bool_]) -> Texts:
     if not (lengths[nulls] > 0).any():
         return texts
     return Texts.gather(texts.data, texts.offsets[:-1], np.where(nulls, 0, lengths))
-
-
-def _tails(texts: Sequence[tuple[NDArray[np.int64], Texts]], lengths: NDArray[np.int64]) -> Texts:
-    """Joins text columns row by row; each comes with where its strings begin in the rows' tails."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    out = np.empty(offsets[-1], np.uint8)
-    for starts, column in texts:
-        column.scatter(out, offsets[:-1] + starts)
-    return Texts(data=out, offsets=offsets)
 
 
 def _corrupt() -> PublicationCorrupt:

@@ -8,7 +8,7 @@ not repeated in every row: they belong to the view, and each view has a table of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,22 +31,10 @@ def text_keys(values: Sequence[str]) -> Texts:
     return Texts.encoded(values)
 
 
-def key_bytes(columns: Mapping[str, KeyColumn], *, prefix: bytes = b"") -> Texts:
-    """The byte strings of n keys, each after `prefix`, from one column per join key."""
-    parts = [_part(columns[name]) for name in sorted(columns)]
-    if prefix:
-        count = len(next(iter(columns.values())))
-        parts.insert(0, _fixed(np.broadcast_to(np.frombuffer(prefix, np.uint8), (count, len(prefix)))))
-    if len(parts) == 1:
-        return parts[0]
-    lengths = np.stack([part.lengths for part in parts])
-    offsets = np.concatenate([[0], np.cumsum(lengths.sum(axis=0))])
-    out = np.empty(offsets[-1], np.uint8)
-    at = offsets[:-1].copy()
-    for part, own in zip(parts, lengths, strict=True):
-        part.scatter(out, at)
-        at += own
-    return Texts(data=out, offsets=offsets)
+def key_bytes(columns: Mapping[str, KeyColumn]) -> Texts:
+    """The byte strings of n keys, from one column per join key."""
+    parts = [part for name in sorted(columns) for part in _parts(columns[name])]
+    return parts[0] if len(parts) == 1 else Texts.joined(parts)
 
 
 def key_hashes(columns: Sequence[KeyColumn]) -> NDArray[np.uint64]:
@@ -97,21 +85,12 @@ def _powers(count: int) -> NDArray[np.uint64]:
 _POWERS: Final[NDArray[np.uint64]] = np.cumprod(np.full(256, _BASE), dtype=np.uint64)
 
 
-def _part(column: KeyColumn) -> Texts:
+def _parts(column: KeyColumn) -> list[Texts]:
     count = len(column)
     if not isinstance(column, Texts):
         packed = np.zeros(count, [("kind", "S1"), ("value", ">i8")])
         packed["kind"], packed["value"] = b"i", column
-        return _fixed(packed.view(np.uint8).reshape(count, 9))
+        return [Texts.fixed(packed.view(np.uint8).reshape(count, 9))]
     heads = np.zeros(count, [("kind", "S1"), ("length", ">u4")])
     heads["kind"], heads["length"] = b"s", column.lengths
-    offsets = column.offsets + np.arange(count + 1) * 5
-    out = np.empty(offsets[-1], np.uint8)
-    out[offsets[:-1, None] + np.arange(5)] = heads.view(np.uint8).reshape(count, 5)
-    column.scatter(out, offsets[:-1] + 5)
-    return Texts(data=out, offsets=offsets)
-
-
-def _fixed(rows: NDArray[Any]) -> Texts:
-    count, width = rows.shape
-    return Texts(data=np.ascontiguousarray(rows).reshape(-1), offsets=np.arange(count + 1, dtype=np.int64) * width)
+    return [Texts.fixed(heads.view(np.uint8).reshape(count, 5)), column]

@@ -38,9 +38,8 @@ HEADER: Final = np.dtype([("tag", "<u4"), ("version", "<u4"), ("event_time", "<i
 class Kind(StrEnum):
     """How a field is kept.
 
-    `DATE` is days since 1970, `TIMESTAMP` whatever unit its writer uses (microseconds in published rows, seconds in
-    Feast's). `FLOAT32S` is a float32 list of any length. `VALUE` is a serialised `feast.types.Value`, for types that
-    have no kind of their own.
+    `DATE` is days since 1970, `TIMESTAMP` microseconds, `SECONDS` Feast's timestamps. `FLOAT32S` is a float32 list of
+    any length. `VALUE` is a serialised `feast.types.Value`, for types that have no kind of their own.
     """
 
     INT64 = "int64"
@@ -49,6 +48,7 @@ class Kind(StrEnum):
     FLOAT32 = "float32"
     BOOL = "bool"
     TIMESTAMP = "timestamp"
+    SECONDS = "seconds"
     DATE = "date"
     STRING = "string"
     BYTES = "bytes"
@@ -66,6 +66,7 @@ _DTYPES: Final[Mapping[Kind, str]] = {
     Kind.FLOAT64: "<f8",
     Kind.INT64: "<i8",
     Kind.TIMESTAMP: "<i8",
+    Kind.SECONDS: "<i8",
     Kind.FLOAT32: "<f4",
     Kind.INT32: "<i4",
     Kind.DATE: "<i4",

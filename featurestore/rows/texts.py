@@ -75,6 +75,29 @@ class Texts:
             offsets=_offsets(np.concatenate(lengths) if lengths else np.zeros(0, np.int64)),
         )
 
+    @classmethod
+    def joined(cls, parts: Sequence[Texts]) -> Texts:
+        """n strings, each the parts' strings at its position one after another; every part has n."""
+        lengths = np.stack([part.lengths for part in parts])
+        offsets = _offsets(lengths.sum(axis=0))
+        out = np.empty(offsets[-1], np.uint8)
+        at = offsets[:-1].copy()
+        for part, own in zip(parts, lengths, strict=True):
+            part.scatter(out, at)
+            at += own
+        return cls(data=out, offsets=offsets)
+
+    @classmethod
+    def fixed(cls, rows: NDArray[np.uint8]) -> Texts:
+        """The rows of a matrix, uint8 `(n, width)`."""
+        count, width = rows.shape
+        return cls(data=np.ascontiguousarray(rows).reshape(-1), offsets=np.arange(count + 1, dtype=np.int64) * width)
+
+    @classmethod
+    def repeated(cls, value: bytes, count: int) -> Texts:
+        """n times the same string."""
+        return cls.fixed(np.broadcast_to(np.frombuffer(value, np.uint8), (count, len(value))))
+
     def __len__(self) -> int:
         """n."""
         return len(self.offsets) - 1

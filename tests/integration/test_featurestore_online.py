@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -73,10 +74,16 @@ class ReaderConformance:
         opened: list[OnlineReader] = []
 
         class Late:
-            def read(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
+            def _opened(self) -> OnlineReader:
                 if not opened:
                     opened.append(open_reader(settings, clock=lambda: NOW))
-                return opened[0].read(view, features, keys)
+                return opened[0]
+
+            def get(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
+                return self._opened().get(view, features, keys)
+
+            def read(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
+                return self._opened().read(view, features, keys)
 
             def close(self) -> None:
                 for reader in opened:
@@ -168,17 +175,29 @@ class ReaderConformance:
         assert answer.found.tolist() == [True, True, True, False]
         assert answer.values["score"][:3].tolist() == [0.3, 0.2, 0.1]
 
-    def test_the_newest_release_answers_and_keys_it_lacks_keep_the_older_row(
-        self, settings: Settings, reader: OnlineReader
-    ) -> None:
+    def test_the_newest_release_alone_answers(self, settings: Settings, reader: OnlineReader) -> None:
         keys = {"item": "string"}
         release(settings, "pop", keys, start=FIRST, item=("string", ["a", "b"]), users=("int64", [1, 2]))
         publish(settings)
         release(settings, "pop", keys, start=SECOND, item=("string", ["b", "c"]), users=("int64", [20, 30]))
         view = publish(settings)["pop_v1"]
-        answer = reader.read(view, ["users"], {"item": ["a", "b", "c"]})
+        answer = reader.get(view, ["users"], {"item": ["a", "b", "c"]})
+        assert answer.values["users"].tolist() == [0, 20, 30]
+        assert answer.found.tolist() == [False, True, True]
+        assert [answer.releases[i] for i in answer.release_indexes.tolist() if i >= 0] == ["pop/v1/2025-11-10"] * 2
+        assert answer.release_indexes[0] == -1
+
+    def test_where_pushes_are_taken_older_rows_stay(self, settings: Settings, reader: OnlineReader) -> None:
+        taking = replace(settings, online_store=replace(settings.online_store, pushed=("pop",)))
+        keys = {"item": "string"}
+        release(taking, "pop", keys, start=FIRST, item=("string", ["a", "b"]), users=("int64", [1, 2]))
+        publish(taking)
+        release(taking, "pop", keys, start=SECOND, item=("string", ["b", "c"]), users=("int64", [20, 30]))
+        view = publish(taking)["pop_v1"]
+        assert view.snapshot is None
+        answer = reader.get(view, ["users"], {"item": ["a", "b", "c"]})
         assert answer.values["users"].tolist() == [1, 20, 30]
-        releases = [view.release_at(time) for time in answer.event_times.tolist()]
+        releases = [answer.releases[i] for i in answer.release_indexes.tolist()]
         assert releases == ["pop/v1/2025-11-03", "pop/v1/2025-11-10", "pop/v1/2025-11-10"]
 
     def test_only_the_newest_release_is_materialised(self, settings: Settings, reader: OnlineReader) -> None:

@@ -321,7 +321,7 @@ def test_feast_materializes_what_publishing_wrote(settings: Settings, ledger: Le
     published = read()
     assert published[1] == [0.25, 0.75]
     store = feast_store(settings)
-    store._get_provider().online_store._database(store.config).drop("shop_genre_affinity_v1")
+    store._get_provider().online_store.rows(store.config).drop("shop_genre_affinity_v1")
     assert read()[2] == [False] * 3
     store.materialize(FIRST, SECOND + WEEK + timedelta(seconds=1))
     assert read() == published

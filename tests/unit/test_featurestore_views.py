@@ -117,7 +117,7 @@ def test_names_of_the_feature_store_are_taken(settings: Settings, ledger: Ledger
 def test_a_type_that_no_view_can_hold(settings: Settings, ledger: Ledger) -> None:
     manifest = popularity(settings, ledger)
     column = replace(manifest.columns[1], type="list<string>")
-    with pytest.raises(PublicationError, match="list<string>; a feature view holds: int64"):
+    with pytest.raises(PublicationError, match="list<string>; a feature of a feature view is one of: int64"):
         plan_views([replace(manifest, columns=(manifest.columns[0], column))])
 
 
