@@ -46,6 +46,10 @@ pushed = []                  # signals whose views take pushes besides releases
 [serving]
 host = "127.0.0.1"
 port = 7433
+
+[search]                     # the index of each embedding space: its kind and effort follow from these
+recall = 0.95                # of the ten nearest, the share that a search finds; 1: exact
+memory_mib = 4096            # what an index may keep in memory; absent: no limit
 ```
 """
 
@@ -72,6 +76,7 @@ __all__ = [
     "OnlineStoreType",
     "RedisTopology",
     "Role",
+    "Search",
     "Serving",
     "Settings",
     "Spark",
@@ -203,6 +208,19 @@ class Serving:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What the nearest-neighbor indexes of embedding spaces must reach, and may take.
+
+    Attributes:
+        recall: of the ten nearest, the share that a search finds, in (0, 1]; 1: every search is exact.
+        memory_mib: what one space's index may keep in memory; None: no limit.
+    """
+
+    recall: float = 0.95
+    memory_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerPlace:
     """Where the ledger is.
 
@@ -253,6 +271,7 @@ class Settings:
     spark: Spark = Spark()
     online_store: OnlineStore = OnlineStore()
     serving: Serving = Serving()
+    search: Search = Search()
 
     @property
     def ledger_path(self) -> Path:
@@ -398,6 +417,7 @@ def load_settings(project: Path) -> Settings:
     spark = _Table(path, "spark", top.take("spark", dict, {}))
     online = _Table(path, "online_store", top.take("online_store", dict, {}))
     serving = _Table(path, "serving", top.take("serving", dict, {}))
+    search = _Table(path, "search", top.take("search", dict, {}))
     accounts = [_Table(path, "accounts", entry) for entry in top.take("accounts", list, [])]
     ledger = _Table(path, "ledger", top.take("ledger", dict, {}))
     roles = [_Table(path, "roles", entry) for entry in top.take("roles", list, [])]
@@ -449,8 +469,9 @@ def load_settings(project: Path) -> Settings:
             port=serving.whole("port", 7433, least=0, most=65_535),
             threads=serving.whole("threads", 8, least=1, most=1_024),
         ),
+        search=_search(search),
     )
-    for table in (head, calendar, spark, online, serving, ledger, *accounts, *roles):
+    for table in (head, calendar, spark, online, serving, search, ledger, *accounts, *roles):
         table.done()
     _check_whole(settings, path)
     return settings
@@ -487,6 +508,14 @@ def _account(table: _Table) -> Account:
         cap=PrivacyLoss(table.decimal("rho"), table.decimal("delta")),
         renews_days=renews,
     )
+
+
+def _search(table: _Table) -> Search:
+    recall = float(table.decimal("recall", "0.95"))
+    if not 0 < recall <= 1:
+        raise ConfigError(f"{table.path}: [search] recall: found {recall}, allowed: more than 0, at most 1")
+    limited = "memory_mib" in table.values
+    return Search(recall=recall, memory_mib=table.whole("memory_mib", least=1, most=2**32) if limited else None)
 
 
 def _ledger_place(table: _Table, root: Path) -> LedgerPlace:

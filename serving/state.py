@@ -72,12 +72,16 @@ def open_published(
         NotPublished: a file or directory is not there.
         PublicationCorrupt: one differs from what was published.
     """
-    known = {space.meta.release_id: space for space in previous.spaces.values()} if previous else {}
+    known = {space.directory: space for space in previous.spaces.values()} if previous else {}
     spaces: dict[str, VectorSpace] = {}
     for about in publication.spaces:
-        space = known.get(about.release_id) or VectorSpace(_inside(settings, about.directory))
-        found = (space.meta.name, space.meta.release_id, space.meta.dimension, space.meta.metric)
-        if found != (about.name, about.release_id, about.dimension, about.metric):
+        directory = _inside(settings, about.directory)
+        space = known[directory] = known.get(directory) or VectorSpace(directory)
+        if (space.meta.release_id, space.meta.dimension, space.meta.metric) != (
+            about.release_id,
+            about.dimension,
+            about.metric,
+        ):
             raise PublicationCorrupt(
                 f"{about.directory}: holds another space than the publication names; run 'hedgerow publish'"
             )

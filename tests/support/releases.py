@@ -179,6 +179,7 @@ def make_vector_release(
     titles: Sequence[str] | None = None,
     tags: Sequence[Sequence[str]] | None = None,
     metric: str = "cosine",
+    version: int = 1,
 ) -> Manifest:
     """Publishes a release of item vectors, shape (n, d), made from public inputs; same layout as the real one.
 
@@ -201,12 +202,12 @@ def make_vector_release(
     pq.write_table(table, staged / "part-00000.parquet")
     fingerprint = sha256_hex(matrix.tobytes())
     run_id = uuid4().hex
-    definition = {"name": name, "version": 1, "dimensions": dimension, "metric": metric, "note": "made by tests"}
+    definition = {"name": name, "version": version, "dimensions": dimension, "metric": metric, "note": "made by tests"}
     manifest = Manifest(
-        release_id=f"{name}/v1/{fingerprint[:12]}",
+        release_id=f"{name}/v{version}/{fingerprint[:12]}",
         signal=SignalReference(
             name=name,
-            version=1,
+            version=version,
             owner="tests",
             purpose="ranking",
             description="Item vectors made by tests",
