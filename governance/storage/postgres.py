@@ -116,11 +116,15 @@ class PostgresStore(EntryStore):
             self._database.execute(_TABLES.encode())
 
     def _format(self) -> str | None:
-        """The comment on the table of entries; empty if it has none, None if there is no such table."""
+        """The comment on the table of entries; empty if it has none, None if there is no such table.
+
+        It is a plain query: `to_regclass` may answer from a cache of before this session waited for its lock.
+        """
         row = self._database.execute(
-            "SELECT coalesce(obj_description(to_regclass('entries'), 'pg_class'), ''), to_regclass('entries') IS NULL"
+            "SELECT coalesce(obj_description(c.oid, 'pg_class'), '') FROM pg_class c "
+            "WHERE c.relname = 'entries' AND c.relnamespace = current_schema()::regnamespace"
         ).fetchone()
-        return None if row is None or row[1] else str(row[0])
+        return None if row is None else str(row[0])
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

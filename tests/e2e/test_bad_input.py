@@ -202,7 +202,9 @@ CASES = {
     "edited release": Case(
         given=with_release(edited_rows), command=("publish",), says=("part-00000.parquet", "differs")
     ),
-    "edited ledger": Case(given=with_release(edited_ledger), command=("report",), says=("ledger.db", "hash chain")),
+    "edited ledger": Case(
+        given=with_release(edited_ledger), command=("report",), says=("ledger.db", "entry", "hedgerow ledger verify")
+    ),
     "ledger is something else": Case(
         given=with_release(overwritten("var/ledger.db", b"x" * 4096)),
         says=("ledger.db", "not a ledger"),

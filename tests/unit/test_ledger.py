@@ -1,28 +1,27 @@
-"""The ledger: refusals, idempotency, tampering, broken files, many processes."""
+"""The ledger in SQLite: what every ledger does, and what only a file can suffer."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from governance.errors import BudgetExceeded, ConfigError, LedgerCorrupt, LedgerError
-from governance.ledger import EntryKind, Ledger, Request
+from governance.errors import LedgerCorrupt, LedgerError
+from governance.ledger import Ledger
 from governance.privacy import PrivacyLoss
-from governance.settings import Account
 from governance.storage.sqlite import SqliteStore
+from tests.support.ledger_conformance import ACCOUNT, SMALL, LedgerConformance
 
-ROOT = Path(__file__).parents[2]
-ACCOUNT = Account(dataset="events", unit="user_id", cap=PrivacyLoss.of("1", "1e-6"))
-SMALL = PrivacyLoss.of("0.1", "1e-7")
+
+class TestSqlite(LedgerConformance):
+    @pytest.fixture
+    def address(self, tmp_path: Path) -> str:
+        return str(tmp_path / "var" / "ledger.db")
 
 
 @pytest.fixture
@@ -34,140 +33,6 @@ def path(tmp_path: Path) -> Path:
 def ledger(path: Path) -> Iterator[Ledger]:
     with Ledger(path, clock=lambda: datetime(2025, 11, 3, 12, tzinfo=UTC)) as opened:
         yield opened
-
-
-def test_a_tenth_fits_exactly_ten_times(ledger: Ledger) -> None:
-    for k in range(10):
-        ledger.reserve(f"r{k}", ACCOUNT, "s/v1/x", SMALL)
-    assert ledger.balance(ACCOUNT).remaining == PrivacyLoss.zero()
-    with pytest.raises(BudgetExceeded) as caught:
-        ledger.reserve("r10", ACCOUNT, "s/v1/x", PrivacyLoss.of("1e-30", 0))
-    assert (caught.value.account, caught.value.quantity) == ("events/user_id", "rho")
-    assert (caught.value.requested, caught.value.remaining) == (Decimal("1e-30"), 0)
-    refused = ledger.entries()[-1]
-    assert refused.kind is EntryKind.REFUSED
-    assert refused.detail["remaining"] == {"rho": "0", "delta": "0"}
-
-
-def test_delta_is_a_cap_of_its_own(ledger: Ledger) -> None:
-    with pytest.raises(BudgetExceeded) as caught:
-        ledger.reserve("r", ACCOUNT, "s/v1/x", PrivacyLoss.of(0, "1.0000000000000000000000000000000001e-6"))
-    assert caught.value.quantity == "delta"
-    assert ledger.balance(ACCOUNT).held == PrivacyLoss.zero()
-
-
-def test_a_spend_far_below_the_cap_is_not_forgotten(ledger: Ledger) -> None:
-    """28 digits would round 1e-6 - 1e-40 to 1e-6 again, and let the whole cap be spent once more."""
-    ledger.reserve("r1", ACCOUNT, "s/v1/x", PrivacyLoss.of(0, "1e-40"))
-    with pytest.raises(BudgetExceeded):
-        ledger.reserve("r2", ACCOUNT, "s/v1/y", PrivacyLoss.of(0, "1e-6"))
-
-
-def test_reserving_twice_is_reserving_once(ledger: Ledger) -> None:
-    first = ledger.reserve("r", ACCOUNT, "s/v1/x", SMALL)
-    assert ledger.reserve("r", ACCOUNT, "s/v1/x", PrivacyLoss.of("0.10", "1.0e-7")) == first
-    for account, subject, loss in (
-        (ACCOUNT, "s/v1/y", SMALL),
-        (ACCOUNT, "s/v1/x", PrivacyLoss.of("0.2", "1e-7")),
-        (Account(dataset="events", unit="event_id", cap=ACCOUNT.cap), "s/v1/x", SMALL),
-    ):
-        with pytest.raises(LedgerError, match="run r: recorded before with another content; use a new run id"):
-            ledger.reserve("r", account, subject, loss)
-    assert ledger.balance(ACCOUNT).held == SMALL
-
-
-def test_steps_are_idempotent_and_in_order(ledger: Ledger) -> None:
-    for step in (lambda: ledger.draw("r"), lambda: ledger.commit("r", "m"), lambda: ledger.release("r", "why")):
-        with pytest.raises(LedgerError, match="run r: not in the ledger; reserve first"):
-            step()
-    ledger.reserve("r", ACCOUNT, "s/v1/x", SMALL)
-    with pytest.raises(LedgerError, match="COMMIT needs DRAW before it, found RESERVE"):
-        ledger.commit("r", "m")
-    assert ledger.draw("r") == ledger.draw("r")
-    with pytest.raises(LedgerError, match="RELEASE needs RESERVE before it, found DRAW"):
-        ledger.release("r", "too late")
-    assert ledger.commit("r", "m") == ledger.commit("r", "m")
-    with pytest.raises(LedgerError, match="COMMIT recorded before with another content"):
-        ledger.commit("r", "other")
-    assert [entry.kind for entry in ledger.entries()] == [
-        EntryKind.OPEN,
-        EntryKind.RESERVE,
-        EntryKind.DRAW,
-        EntryKind.COMMIT,
-    ]
-
-
-def test_what_is_given_back_can_be_spent_but_not_drawn(ledger: Ledger) -> None:
-    ledger.reserve("r1", ACCOUNT, "s/v1/x", ACCOUNT.cap)
-    ledger.release("r1", "input missing")
-    assert ledger.release("r1", "again") == 3
-    with pytest.raises(LedgerError, match="DRAW needs RESERVE before it, found RELEASE"):
-        ledger.draw("r1")
-    with pytest.raises(LedgerError, match="its reservation was given back; use a new run id"):
-        ledger.reserve("r1", ACCOUNT, "s/v1/x", ACCOUNT.cap)
-    ledger.reserve("r2", ACCOUNT, "s/v1/x", ACCOUNT.cap)
-
-
-def ask(run_id: str, rho: str, account: Account = ACCOUNT, subject: str = "s/v1/x") -> Request:
-    return Request(run_id=run_id, account=account, subject=subject, loss=PrivacyLoss.of(rho, 0))
-
-
-def test_several_reservations_are_all_granted_or_none(ledger: Ledger) -> None:
-    poor = Account(dataset="events", unit="event_id", cap=PrivacyLoss.of("0.1", 0))
-    with pytest.raises(BudgetExceeded, match=r"s/v1/x and 1 more: requested rho=1\.1, remaining 1"):
-        ledger.reserve_all((ask("a", "0.5"), ask("b", "0.6")))
-    with pytest.raises(BudgetExceeded) as caught:
-        ledger.reserve_all((ask("a", "0.5"), ask("c", "0.2", poor)))
-    assert caught.value.account == "events/event_id"
-    assert ledger.runs() == ()
-    assert ledger.reserve_all((ask("a", "0.5"), ask("c", "0.1", poor), ask("b", "0.5"))) == (5, 6, 7)
-    assert ledger.reserve_all((ask("b", "0.5"), ask("a", "0.5"))) == (7, 5)
-    assert ledger.reserve_all(()) == ()
-    assert [balance.remaining.rho for balance in ledger.balances()] == [0, 0]
-
-
-def test_one_run_id_in_several_requests_is_one_reservation_or_an_error(ledger: Ledger) -> None:
-    """Were the second one believed, the first loss would be forgotten."""
-    assert ledger.reserve_all((ask("a", "0.3"), ask("a", "0.3"))) == (2, 2)
-    with pytest.raises(LedgerError, match="run b: asked for twice with different content"):
-        ledger.reserve_all((ask("b", "0.7"), ask("b", "0.1")))
-    assert ledger.balance(ACCOUNT).held.rho == Decimal("0.3")
-
-
-def test_a_public_release_cannot_take_a_private_runs_place(ledger: Ledger) -> None:
-    """It would set that run's loss to zero."""
-    ledger.reserve("r", ACCOUNT, "s/v1/x", SMALL)
-    ledger.draw("r")
-    with pytest.raises(LedgerError, match="run r: recorded before with another content"):
-        ledger.commit_public("r", "items/v1/x", "m")
-    assert ledger.balance(ACCOUNT).spent == SMALL
-    assert ledger.commit_public("p", "items/v1/x", "m") == ledger.commit_public("p", "items/v1/x", "m")
-
-
-@pytest.mark.parametrize("rho", ["-0.1", "NaN", "sNaN", "Infinity"])
-def test_a_loss_that_is_no_amount(ledger: Ledger, rho: str) -> None:
-    for loss in (PrivacyLoss(Decimal(rho), Decimal(0)), PrivacyLoss(Decimal(0), Decimal(rho))):
-        with pytest.raises(LedgerError, match="allowed: finite and not negative"):
-            ledger.reserve("r", ACCOUNT, "s/v1/x", loss)
-    assert ledger.entries() == ()
-
-
-def test_a_changed_cap_is_refused(ledger: Ledger) -> None:
-    ledger.open_account(ACCOUNT)
-    ledger.open_account(Account(dataset="events", unit="user_id", cap=PrivacyLoss.of("1.00", "0.0000010")))
-    for rho in ("2", "0.5"):
-        with pytest.raises(ConfigError, match=r"hedgerow.toml says rho=\S+, delta=0.000001.*opened it with rho=1,"):
-            ledger.reserve(
-                "r", Account(dataset="events", unit="user_id", cap=PrivacyLoss.of(rho, "0.000001")), "s", SMALL
-            )
-
-
-def test_an_unused_account_has_spent_nothing(ledger: Ledger) -> None:
-    assert ledger.balance(ACCOUNT).remaining == ACCOUNT.cap
-    assert ledger.balances() == ()
-    ledger.open_account(ACCOUNT)
-    (balance,) = ledger.balances()
-    assert (balance.account, balance.cap) == ("events/user_id", ACCOUNT.cap)
 
 
 def test_a_failed_write_leaves_nothing(ledger: Ledger, path: Path) -> None:
@@ -331,57 +196,3 @@ def test_entries_are_canonical_and_hold_the_time(ledger: Ledger, path: Path) -> 
             value = json.loads(body)
             assert body == json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             assert value["at"] == "2025-11-03T12:00:00.000+00:00"
-
-
-RACE = """
-import sys
-from pathlib import Path
-from governance.errors import BudgetExceeded
-from governance.ledger import Ledger
-from governance.privacy import PrivacyLoss
-from governance.settings import Account
-
-path, me = Path(sys.argv[1]), sys.argv[2]
-account = Account(dataset="events", unit="user_id", cap=PrivacyLoss.of("1", "1e-6"))
-print("ready", flush=True)
-sys.stdin.readline()
-held = 0
-with Ledger(path) as ledger:
-    for k in range(10):
-        try:
-            ledger.reserve(f"{me}-{k}", account, f"s/v1/{me}-{k}", PrivacyLoss.of("0.1", "1e-7"))
-            held += 1
-        except BudgetExceeded:
-            pass
-print(held)
-"""
-
-
-def test_processes_share_one_budget(path: Path) -> None:
-    """Four processes ask 40 times for 10 places, and open the ledger for the first time at once: exactly 10 get one."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACE, str(path), f"p{k}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for k in range(4)
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    results = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, results
-    with Ledger(path) as ledger:
-        kinds = [entry.kind for entry in ledger.entries()]
-        assert sum(int(out) for out, _ in results) == kinds.count(EntryKind.RESERVE) == 10
-        assert kinds.count(EntryKind.REFUSED) == 30
-        assert kinds.count(EntryKind.OPEN) == 1
-        assert ledger.balance(ACCOUNT).remaining == PrivacyLoss.zero()
