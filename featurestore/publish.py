@@ -6,7 +6,8 @@ In this order, so that a crash anywhere leaves what was in force in force, and r
     2. reach the online store                                 nothing is written
     3. offline rows, a file per release                       each whole or absent
     4. Feast's registry, prepared in a copy                   not in force yet
-    5. online rows of the newest releases                     each row carries its event time, so its release
+    5. online rows of the newest releases                     each row carries its release
+       and their snapshots                                    not in force yet
     6. registry, feature_store.yaml, definitions.py           each replaced atomically
 
 `serving.publish` then writes the publication record, which puts it all in force for the server.
@@ -15,6 +16,7 @@ In this order, so that a crash anywhere leaves what was in force in force, and r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -31,7 +33,16 @@ from featurestore.feast_repository import (
 from featurestore.freshness import earliest, microseconds, project_clock
 from featurestore.online.writer import open_writer
 from featurestore.publication import PublishedService, PublishedView
-from featurestore.released import feast_table, is_written, offline_path, release_table, released_rows, write_offline
+from featurestore.released import (
+    ReleasedRows,
+    feast_table,
+    is_written,
+    offline_path,
+    release_table,
+    released_rows,
+    write_offline,
+)
+from featurestore.snapshots.published import publish_snapshot
 from featurestore.views import ViewPlan, plan_services, plan_views
 from governance.errors import PublicationError
 from governance.files import sync_directory, write_atomic
@@ -72,6 +83,7 @@ def publish_views(
         for manifest in plan.manifests:
             check_publishable(settings, manifest)
     now = clock or project_clock(settings)
+    views: list[PublishedView] = []
     writer = open_writer(settings, now)
     try:
         for plan in plans:
@@ -92,10 +104,18 @@ def publish_views(
             event_time = microseconds(newest.window_end)
             rows = released_rows(table, plan.view, release_id=newest.release_id, event_time=event_time)
             writer.write(plan.view, rows)
+            views.append(_with_snapshot(settings, plan.view, rows))
         _finish(settings, store, plans, services)
     finally:
         writer.close()
-    return tuple(plan.view for plan in plans), services
+    return tuple(views), services
+
+
+def _with_snapshot(settings: Settings, view: PublishedView, rows: ReleasedRows) -> PublishedView:
+    """The view as it is published: with a snapshot, unless it takes pushes."""
+    if view.signal in settings.online_store.pushed:
+        return view
+    return replace(view, snapshot=publish_snapshot(settings, view, rows))
 
 
 def _write_offline(settings: Settings, plan: ViewPlan) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from featurestore.catalogue import build_catalogue, public_key_bytes, signing_key
 from featurestore.publication import Publication, PublishedSpace, load_publication, write_publication
 from featurestore.publish import publish_views
+from featurestore.snapshots.published import remove_unused_snapshots
 from governance.errors import NotPublished, PublicationCorrupt
 from governance.files import exclusive_lock, write_atomic
 from governance.ledger import Ledger
@@ -63,6 +64,7 @@ def publish(
         )
         write_publication(settings, publication)
         kept = (*spaces, *(previous.spaces if previous else ()))
+        remove_unused_snapshots(settings, (publication, previous))
         remove_unused_spaces(settings, frozenset(space.directory for space in kept))
         return publication
 

@@ -5,6 +5,7 @@ Reading guide
     index     which row holds a key, for many keys in a handful of numpy calls
     writer    a release's columns → a file
     reader    a file → columns
+    published below a project's serving directory: which publication has which
 
 ```python
 snapshot = open_snapshot(path)                                # verified; raises PublicationCorrupt

@@ -72,7 +72,7 @@ class Snapshot:
 
         Args:
             keys: join key → int64 `(n,)`, or `Texts` (`rows.text_keys` makes them of strings), as `self.keys` says.
-                Dates, booleans and floats are texts, see `featurestore.online.keys.feast_keys`.
+                Dates, booleans and floats are texts, see `featurestore.online.keys.key_columns`.
             columns: names of fields of the schema.
 
         Returns:

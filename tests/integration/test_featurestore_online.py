@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
@@ -15,9 +16,19 @@ import pyarrow as pa
 import pytest
 
 from featurestore.online import OnlineReader, open_reader
-from featurestore.publication import PublishedView
+from featurestore.online.reader import online_columns
+from featurestore.publication import Publication, PublishedView
 from featurestore.publish import publish_views
-from governance.errors import ConfigError, NotPublished, ReleaseCorrupt, RequestInvalid, StoreUnreachable
+from featurestore.reading import PublishedReader, open_published_reader
+from featurestore.snapshots.published import remove_unused_snapshots
+from governance.errors import (
+    ConfigError,
+    NotPublished,
+    PublicationCorrupt,
+    ReleaseCorrupt,
+    RequestInvalid,
+    StoreUnreachable,
+)
 from governance.ledger import Ledger
 from governance.settings import Settings
 from tests.support import releases
@@ -66,24 +77,29 @@ def release(settings: Settings, signal: str, keys: dict[str, str], **columns: An
 
 
 class ReaderConformance:
-    """Every online store answers alike. Subclasses give a `settings` fixture."""
+    """Everything that answers does so alike. Subclasses give a `settings` fixture."""
+
+    @staticmethod
+    def open(settings: Settings, view: PublishedView) -> OnlineReader:  # noqa: ARG004
+        return open_reader(settings, clock=lambda: NOW)
 
     @pytest.fixture
     def reader(self, settings: Settings) -> Iterator[OnlineReader]:
         """Opens at first use, because there is nothing to open before something is published."""
         opened: list[OnlineReader] = []
+        opener = self.open
 
         class Late:
-            def _opened(self) -> OnlineReader:
+            def _opened(self, view: PublishedView) -> OnlineReader:
                 if not opened:
-                    opened.append(open_reader(settings, clock=lambda: NOW))
+                    opened.append(opener(settings, view))
                 return opened[0]
 
             def get(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
-                return self._opened().get(view, features, keys)
+                return self._opened(view).get(view, features, keys)
 
             def read(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
-                return self._opened().read(view, features, keys)
+                return self._opened(view).read(view, features, keys)
 
             def close(self) -> None:
                 for reader in opened:
@@ -340,6 +356,157 @@ class TestPackedSqlite(ReaderConformance):
         early = open_reader(settings, clock=lambda: FIRST + WEEK)
         assert early.read(view, ["users"], {"item": ["a", "b"]}).found.tolist() == [False, True]
         early.close()
+
+
+class TestSnapshots(ReaderConformance):
+    """From the mapped files of a publication, while the online store is not even opened."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        return make_project(tmp_path)
+
+    @staticmethod
+    def open(settings: Settings, view: PublishedView) -> OnlineReader:
+        if view.snapshot is not None:
+            (settings.feature_repo_dir / "online.db").unlink(missing_ok=True)
+        return EachPublication(settings)
+
+
+class EachPublication:
+    """Opens a publication of the one view that is asked for, and follows it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._reader: PublishedReader | None = None
+
+    def get(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
+        publication = publication_of(self._settings, view)
+        if self._reader is None:
+            self._reader = open_published_reader(self._settings, publication, clock=lambda: NOW)
+        else:
+            self._reader = self._reader.following(self._settings, publication)
+        return self._reader.get(view, features, keys)
+
+    def read(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
+        return online_columns(view, self.get(view, features, keys))
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+
+def publication_of(settings: Settings, *views: PublishedView) -> Publication:
+    return Publication(
+        sequence=1,
+        created_at="2025-11-17T00:00:00+00:00",
+        project=settings.name,
+        views=views,
+        services=(),
+        spaces=(),
+        catalogue=None,
+    )
+
+
+class TestPublications:
+    """What the files of snapshots may go through."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        return make_project(tmp_path)
+
+    def test_a_broken_snapshot_is_refused_and_the_last_good_one_answers(self, settings: Settings) -> None:
+        keys = {"item": "string"}
+        release(settings, "pop", keys, start=FIRST, item=("string", ["a"]), users=("int64", [1]))
+        first = publish(settings)["pop_v1"]
+        reader = open_published_reader(settings, publication_of(settings, first), clock=lambda: NOW)
+        release(settings, "pop", keys, start=SECOND, item=("string", ["a"]), users=("int64", [2]))
+        second = publish(settings)["pop_v1"]
+        assert first.snapshot is not None
+        assert second.snapshot is not None
+        assert first.snapshot.file != second.snapshot.file
+        path = settings.serving_dir / second.snapshot.file
+        whole = path.read_bytes()
+        for broken in (whole[: len(whole) // 2], whole[:-1], whole[:200] + b"?" + whole[201:], b""):
+            path.write_bytes(broken)
+            with pytest.raises(PublicationCorrupt, match="the snapshot is refused"):
+                reader.following(settings, publication_of(settings, second))
+        path.write_bytes((settings.serving_dir / first.snapshot.file).read_bytes())
+        with pytest.raises(PublicationCorrupt, match="not the one that was published"):
+            reader.following(settings, publication_of(settings, second))
+        path.unlink()
+        with pytest.raises(NotPublished, match="hedgerow publish"):
+            reader.following(settings, publication_of(settings, second))
+        assert reader.get(first, ["users"], {"item": ["a"]}).values["users"].tolist() == [1]
+        assert publish(settings)["pop_v1"] == second  # writes it anew
+        following = reader.following(settings, publication_of(settings, second))
+        assert following.get(second, ["users"], {"item": ["a"]}).values["users"].tolist() == [2]
+        assert reader.get(first, ["users"], {"item": ["a"]}).values["users"].tolist() == [1]
+
+    def test_a_snapshot_of_another_view_or_outside_is_refused(self, settings: Settings) -> None:
+        keys = {"item": "string"}
+        release(settings, "pop", keys, item=("string", ["a"]), users=("int64", [1]))
+        release(settings, "new", keys, item=("string", ["a"]), users=("int64", [2]))
+        views = publish(settings)
+        swapped = replace(views["pop_v1"], snapshot=views["new_v1"].snapshot)
+        with pytest.raises(PublicationCorrupt, match="holds another view"):
+            open_published_reader(settings, publication_of(settings, swapped))
+        about = views["pop_v1"].snapshot
+        assert about is not None
+        for outside in ("../../hedgerow.toml", "/etc/passwd"):
+            lost = replace(views["pop_v1"], snapshot=replace(about, file=outside))
+            with pytest.raises(PublicationCorrupt, match="a path outside"):
+                open_published_reader(settings, publication_of(settings, lost))
+
+    def test_files_that_no_publication_names_go_and_open_ones_stay_readable(self, settings: Settings) -> None:
+        keys = {"item": "string"}
+        release(settings, "pop", keys, start=FIRST, item=("string", ["a"]), users=("int64", [1]))
+        first = publish(settings)["pop_v1"]
+        reader = open_published_reader(settings, publication_of(settings, first), clock=lambda: NOW)
+        release(settings, "pop", keys, start=SECOND, item=("string", ["a"]), users=("int64", [2]))
+        second = publish(settings)["pop_v1"]
+        (settings.serving_dir / "snapshots" / "pop_v1" / ".half.tmp").write_bytes(b"")
+        remove_unused_snapshots(settings, (publication_of(settings, second), None))
+        left = [path for path in (settings.serving_dir / "snapshots").rglob("*") if path.is_file()]
+        assert second.snapshot is not None
+        assert left == [settings.serving_dir / second.snapshot.file]
+        assert reader.get(first, ["users"], {"item": ["a"]}).values["users"].tolist() == [1]
+
+    def test_every_answer_is_of_one_release_while_publications_swap(self, settings: Settings) -> None:
+        keys, count = {"item_id": "int64"}, 500
+        for start, value in ((FIRST, 1), (SECOND, 2)):
+            columns = {f"c{i}": ("int64", [value] * count) for i in range(3)}
+            release(settings, "pop", keys, start=start, item_id=("int64", range(count)), **columns)
+            publications = publish(settings)["pop_v1"]
+            if value == 1:
+                first = publications
+        second = publications
+        held = [(first, open_published_reader(settings, publication_of(settings, first), clock=lambda: NOW))]
+        ended = Event()
+
+        def swap() -> None:
+            for turn in range(60):
+                view = (second, first)[turn % 2]
+                held[0] = (view, held[0][1].following(settings, publication_of(settings, view)))
+            ended.set()
+
+        def ask(seed: int) -> set[str]:
+            generator, seen = np.random.default_rng(seed), set()
+            while not ended.is_set():
+                view, reader = held[0]
+                answer = reader.get(view, ["c0", "c1", "c2"], {"item_id": generator.integers(0, count, 200)})
+                (release_id,) = {answer.releases[i] for i in answer.release_indexes.tolist()}
+                values = {value for name in answer.names for value in answer.values[name].tolist()}
+                assert values == {1 if release_id == "pop/v1/2025-11-03" else 2}
+                seen.add(release_id)
+            return seen
+
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(ask, seed) for seed in range(3)]
+            pool.submit(swap).result()
+            assert {release_id for future in asked for release_id in future.result()} == {
+                "pop/v1/2025-11-03",
+                "pop/v1/2025-11-10",
+            }
 
 
 class TestRedis(ReaderConformance):
