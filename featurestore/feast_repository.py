@@ -21,7 +21,6 @@ from datetime import timedelta
 from typing import Any, Final
 
 from featurestore.column_types import feast_type
-from featurestore.online.redis_client import RedisAddress
 from featurestore.publication import PublishedService, PublishedView
 from featurestore.views import EVENT_TIME_COLUMN, ViewPlan
 from governance.settings import OnlineStoreType, Settings
@@ -36,7 +35,6 @@ __all__ = [
     "feature_view",
     "online_store_options",
     "quiet_feast",
-    "redis_address",
     "repo_config",
 ]
 
@@ -72,16 +70,6 @@ def online_store_options(settings: Settings) -> dict[str, Any]:
         "topology": str(store.topology),
         "sentinel_master": store.sentinel_master,
     }
-
-
-def redis_address(settings: Settings) -> RedisAddress:
-    """Where the project's Redis is.
-
-    Raises:
-        ConfigError: the connection string has another form.
-    """
-    store = settings.online_store
-    return RedisAddress.parse(store.connection_string, store.topology, store.sentinel_master)
 
 
 def feature_store_yaml(settings: Settings) -> str:

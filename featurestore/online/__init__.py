@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from featurestore.feast_repository import ONLINE_FILE, redis_address
+from featurestore.feast_repository import ONLINE_FILE
 from featurestore.freshness import project_clock
 from featurestore.online.database import PackedDatabase
 from featurestore.online.packed_reader import PackedReader, RowSource
@@ -49,7 +49,8 @@ def open_reader(settings: Settings, *, clock: Callable[[], datetime] | None = No
     if settings.online_store.type is OnlineStoreType.SQLITE:
         source = PackedDatabase(settings.feature_repo_dir / ONLINE_FILE, read_only=True)
     else:
+        from featurestore.online.redis_client import RedisAddress
         from featurestore.online.redis_rows import PackedRedis
 
-        source = PackedRedis(redis_address(settings))
+        source = PackedRedis(RedisAddress.of(settings))
     return PackedReader(source, settings.name, now)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from governance.errors import ConfigError, StoreUnreachable
-from governance.settings import RedisTopology
+from governance.settings import RedisTopology, Settings
 
 __all__ = ["RedisAddress", "async_client", "client", "redis_errors"]
 
@@ -42,6 +42,16 @@ class RedisAddress:
 
     def __str__(self) -> str:
         return ",".join(f"{host}:{port}" for host, port in self.nodes)
+
+    @classmethod
+    def of(cls, settings: Settings) -> RedisAddress:
+        """A project's Redis.
+
+        Raises:
+            ConfigError: the connection string has another form.
+        """
+        store = settings.online_store
+        return cls.parse(store.connection_string, store.topology, store.sentinel_master)
 
     @classmethod
     def parse(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
-from featurestore.feast_repository import ONLINE_FILE, redis_address
+from featurestore.feast_repository import ONLINE_FILE
 from featurestore.freshness import earliest, microseconds
 from featurestore.online.database import PackedDatabase
 from featurestore.publication import PublishedView
@@ -81,9 +81,10 @@ class RedisWriter:
     """Writes packed rows to Redis, in batches; a reader may see some of them before the others."""
 
     def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
+        from featurestore.online.redis_client import RedisAddress
         from featurestore.online.redis_rows import PackedRedis
 
-        self._redis = PackedRedis(redis_address(settings))
+        self._redis = PackedRedis(RedisAddress.of(settings))
         self._settings = settings
         self._clock = clock
 
