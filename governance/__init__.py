@@ -18,6 +18,7 @@ Reading guide
     lineage     OpenLineage events
     canonical   canonical JSON and hashes
     files       atomic writes and locks
+    accounting  what accounts have lost, by period, window and release
     report      what a compliance reviewer reads
     doctor      what the machine must have
 
