@@ -229,12 +229,7 @@ def cap_change(
         signature = signer.sign(cap_statement(account, detail)).hex()
         roles = {known.name: known.public_key for known in settings.roles}
         entry = ledger.change_cap(account, {**detail, "signature": signature}, roles)
-    document: dict[str, Any] = {
-        "entry": entry,
-        "account": account,
-        "cap": detail["cap"],
-        "before": detail["cap_before"],
-    }
+    document = {"entry": entry, "account": account, "cap": detail["cap"], "cap_before": detail["cap_before"]}
     if json:
         typer.echo(json_module.dumps(document, sort_keys=True))
     else:
