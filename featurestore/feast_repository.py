@@ -113,7 +113,9 @@ def feast_objects(plans: Sequence[ViewPlan], services: Sequence[PublishedService
     with quiet_feast():
         from feast import FeatureService
 
-        views = {plan.view.name: feature_view(plan.view, plan.newest.signal.owner) for plan in plans}
+        views = {
+            plan.view.name: feature_view(plan.view, plan.newest.signal.owner, pushed=plan.pushed) for plan in plans
+        }
         for plan in plans:
             views[plan.view.name].description = plan.newest.signal.description
         return [
@@ -130,13 +132,16 @@ def feast_objects(plans: Sequence[ViewPlan], services: Sequence[PublishedService
         ]
 
 
-def feature_view(view: PublishedView, owner: str = "") -> Any:
-    """One view as a `feast.FeatureView`."""
+def feature_view(view: PublishedView, owner: str = "", *, pushed: bool = False) -> Any:
+    """One view as a `feast.FeatureView`; with a push source, `<view>_push`, if it takes pushes."""
     with quiet_feast():
         import feast.types
-        from feast import FeatureView, Field, FileSource
+        from feast import FeatureView, Field, FileSource, PushSource
 
         entities = _entities([view])
+        source = FileSource(
+            name=f"{view.name}_releases", path=f"offline/{view.name}", timestamp_field=EVENT_TIME_COLUMN
+        )
         return FeatureView(
             name=view.name,
             entities=[entities[field.name] for field in view.keys],
@@ -151,9 +156,7 @@ def feature_view(view: PublishedView, owner: str = "") -> Any:
                     for feature in view.features
                 ),
             ],
-            source=FileSource(
-                name=f"{view.name}_releases", path=f"offline/{view.name}", timestamp_field=EVENT_TIME_COLUMN
-            ),
+            source=PushSource(name=f"{view.name}_push", batch_source=source) if pushed else source,
             ttl=timedelta(seconds=view.ttl_seconds),
             tags=_tags(view),
             owner=owner,
@@ -169,12 +172,14 @@ def definitions_text(plans: Sequence[ViewPlan], services: Sequence[PublishedServ
         {_key_type(key.type) for key in keys.values()}
         | {name for plan in plans for feature in plan.view.features for name in feast_type(feature.type)}
     )
+    imports = ["Entity", "FeatureService", "FeatureView", "Field", "FileSource"]
+    imports += ["PushSource", "ValueType"] if any(plan.pushed for plan in plans) else ["ValueType"]
     lines = [
         '"""Feast definitions of the published releases. Made by \'hedgerow publish\'; changes are overwritten."""',
         "",
         "from datetime import timedelta",
         "",
-        "from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType",
+        f"from feast import {', '.join(imports)}",
         *([f"from feast.types import {', '.join(types)}"] if types else []),
         "",
         *(
@@ -215,14 +220,25 @@ def _view_lines(plan: ViewPlan, variable: str, entities: Sequence[str]) -> list[
             for feature in view.features
         ),
         "    ],",
-        "    source=FileSource(",
-        f"        name={view.name + '_releases'!r},",
-        f"        path={'offline/' + view.name!r},",
-        f"        timestamp_field={EVENT_TIME_COLUMN!r},",
-        "    ),",
+        *_source_lines(view, pushed=plan.pushed),
         f"    ttl=timedelta(seconds={view.ttl_seconds}),",
         ")",
     ]
+
+
+def _source_lines(view: PublishedView, *, pushed: bool) -> list[str]:
+    source = [
+        "FileSource(",
+        f"    name={view.name + '_releases'!r},",
+        f"    path={'offline/' + view.name!r},",
+        f"    timestamp_field={EVENT_TIME_COLUMN!r},",
+        "),",
+    ]
+    if pushed:
+        inner = [f"batch_source={source[0]}", *source[1:]]
+        source = ["PushSource(", f"    name={view.name + '_push'!r},", *(f"    {line}" for line in inner), "),"]
+    first, *others = source
+    return [f"    source={first}", *(f"    {line}" for line in others)]
 
 
 def _variables(kind: str, names: Sequence[str]) -> dict[str, str]:

@@ -77,7 +77,7 @@ def publish_views(
         ReleaseCorrupt: a release that does not match its manifest or the ledger.
         StoreUnreachable: the online store does not answer.
     """
-    plans = plan_views(committed_releases(settings, ledger, progress))
+    plans = plan_views(committed_releases(settings, ledger, progress), settings.online_store.pushed)
     services = plan_services([plan.view for plan in plans])
     for plan in plans:
         for manifest in plan.manifests:
@@ -104,18 +104,16 @@ def publish_views(
             event_time = microseconds(newest.window_end)
             rows = released_rows(table, plan.view, release_id=newest.release_id, event_time=event_time)
             writer.write(plan.view, rows)
-            views.append(_with_snapshot(settings, plan.view, rows))
+            views.append(_with_snapshot(settings, plan, rows))
         _finish(settings, store, plans, services)
     finally:
         writer.close()
     return tuple(views), services
 
 
-def _with_snapshot(settings: Settings, view: PublishedView, rows: ReleasedRows) -> PublishedView:
+def _with_snapshot(settings: Settings, plan: ViewPlan, rows: ReleasedRows) -> PublishedView:
     """The view as it is published: with a snapshot, unless it takes pushes."""
-    if view.signal in settings.online_store.pushed:
-        return view
-    return replace(view, snapshot=publish_snapshot(settings, view, rows))
+    return plan.view if plan.pushed else replace(plan.view, snapshot=publish_snapshot(settings, plan.view, rows))
 
 
 def _write_offline(settings: Settings, plan: ViewPlan) -> None:

@@ -8,7 +8,7 @@ Pure: nothing here reads a file or knows Feast.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from featurestore.column_types import FEATURE_TYPES, KEY_TYPES, is_feature_type
@@ -35,10 +35,12 @@ class ViewPlan:
     Attributes:
         view: what will be published.
         manifests: one for each of `view.releases`, in the same order: oldest first.
+        pushed: whether it takes pushes besides releases.
     """
 
     view: PublishedView
     manifests: tuple[Manifest, ...]
+    pushed: bool = False
 
     @property
     def newest(self) -> Manifest:
@@ -46,8 +48,12 @@ class ViewPlan:
         return self.manifests[-1]
 
 
-def plan_views(manifests: Iterable[Manifest]) -> tuple[ViewPlan, ...]:
+def plan_views(manifests: Iterable[Manifest], pushed: Collection[str] = ()) -> tuple[ViewPlan, ...]:
     """Groups committed releases by signal and version; releases of vectors, or without a window, form no view.
+
+    Args:
+        manifests: of the releases.
+        pushed: signals whose views take pushes besides releases.
 
     Returns:
         Sorted by view name.
@@ -61,7 +67,7 @@ def plan_views(manifests: Iterable[Manifest]) -> tuple[ViewPlan, ...]:
             groups.setdefault((manifest.signal.name, manifest.signal.version), []).append(manifest)
     plans = tuple(
         sorted(
-            (_plan(sorted(group, key=lambda m: (m.window_end, m.release_id))) for group in groups.values()),
+            (_plan(sorted(group, key=lambda m: (m.window_end, m.release_id)), pushed) for group in groups.values()),
             key=lambda plan: plan.view.name,
         )
     )
@@ -79,7 +85,7 @@ def plan_services(views: Iterable[PublishedView]) -> tuple[PublishedService, ...
     return tuple(PublishedService(name=name, features=tuple(features[name])) for name in sorted(features))
 
 
-def _plan(manifests: list[Manifest]) -> ViewPlan:
+def _plan(manifests: list[Manifest], pushed: Collection[str]) -> ViewPlan:
     newest = manifests[-1]
     signal = newest.signal
     name = f"{signal.name}_v{signal.version}"
@@ -118,7 +124,7 @@ def _plan(manifests: list[Manifest]) -> ViewPlan:
             for manifest, end in zip(manifests, ends, strict=True)
         ),
     )
-    return ViewPlan(view=view, manifests=tuple(manifests))
+    return ViewPlan(view=view, manifests=tuple(manifests), pushed=signal.name in pushed)
 
 
 def _columns(manifest: Manifest) -> tuple[tuple[str, str, str], ...]:
