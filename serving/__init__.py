@@ -1,22 +1,33 @@
 """Answers from releases over gRPC: features, vectors, nearest neighbors and catalogue snapshots.
 
 Reading guide
-    v1          generated protobuf and gRPC code; the interface is documented in proto/serving/v1
-    client      what a recommendation model uses (numpy, grpcio and protobuf only)
-    answers     what the client gives: numpy columns, masks, release ids
-    columns     numpy arrays in and out of messages
-    limits      how large a request may be
-    problems    what can be wrong with a call, and its form on the wire
-    index       a vector space on disk and its search; the only user of FAISS
-    spaces      vector spaces from releases, built at publish
-    publish     one publication: spaces, views, catalogue, then the record that puts them in force
-    state       what one publication serves: opened, verified, immutable
-    provenance  which release a served row comes from
-    features, embeddings, snapshots    the methods of the three services, as functions of a state and a request
-    calls       from those functions to gRPC methods, statuses and error details
-    server      the process around them: health, reflection, reload, drain
-    logs        what the serving process writes to stderr
-    cli         `hedgerow publish` and `hedgerow serve`
+    v1              generated protobuf and gRPC code; the interface is documented in proto/serving/v1
+    limits          how large a request may be
+    problems        what can be wrong with a call, and its form on the wire
+    wire, columns   the wire form written around arrays; arrays in and out of messages
+
+  for callers (grpcio, protobuf and numpy only)
+    client, async_client    what a recommendation model uses
+    channel, messages       how they connect; arguments as requests
+    answers                 what they give: numpy columns, masks, release ids
+
+  what is served
+    index           vector spaces on disk and their search; the only user of FAISS
+    spaces          vector spaces from releases, built at publish
+    publish         one publication: spaces, views, catalogue, then the record that puts them in force
+    state, watch    what one publication serves, opened and verified; the one in force
+    plans           what a selection means in a publication, and the cached bytes of its answers
+    features, embeddings, recommendation, snapshots    the methods, as functions of a publication and a request
+
+  the server around them
+    config          how to run, from a file
+    calls           from those functions to gRPC methods, statuses and error details
+    admission       the bounded queue, and who is refused when it is full
+    gate, access, tokens, tls, audit    who calls, what they may read, and the line about it afterwards
+    metrics, traces, logs               what can be seen from outside
+    server          one process: health, reflection, drain
+    supervisor      several processes on one port
+    cli             `hedgerow publish` and `hedgerow serve`
 
 Nothing is imported here, so that a client installs and imports neither Feast nor FAISS.
 """

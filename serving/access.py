@@ -1,8 +1,8 @@
 """Who may read what, for what: the point where governance's one decision function is plugged in.
 
 A call names its caller (from its certificate or token), its purpose (metadata `hedgerow-purpose`) and, once its
-selection is resolved, the resources that it reads: `view:<name>`, `space:<name>` or `catalogue`. An `Authorizer` says
-yes or no and by which rule. Serving ships two trivial ones; a project's policy is a third, passed in.
+selection is resolved, the resources that it reads: views and spaces by name, or `catalogue`. An `Authorizer` says yes
+or no and by which rule: the project's policy (`PolicyAuthorizer`), or one of two trivial ones.
 """
 
 from __future__ import annotations
@@ -12,22 +12,30 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from governance.errors import AccessDenied
+from governance.policy import Decision, Policy, ReadRequest, decide
 
 __all__ = [
     "ANONYMOUS",
+    "CATALOGUE",
     "PURPOSE_METADATA",
     "Access",
     "Authorizer",
     "Caller",
     "Permit",
+    "PolicyAuthorizer",
     "Verdict",
     "check",
     "deny",
     "open_to_all",
 ]
 
+_REMEMBERED: Final = 10_000
+
 PURPOSE_METADATA: Final = "hedgerow-purpose"
 """Metadata key in which a caller states what it reads for."""
+
+CATALOGUE: Final = "catalogue"
+"""The device catalogue, as access rules name it."""
 
 Permit = Callable[[tuple[str, ...], int], None]
 """Told the resources and the number of rows before any are read; raises `AccessDenied` where they may not be."""
@@ -90,6 +98,43 @@ class Authorizer(Protocol):
     def __call__(self, access: Access, /) -> Verdict:
         """Says whether this access is allowed."""
         ...
+
+
+class PolicyAuthorizer:
+    """Asks `governance.policy.decide` for every resource of a call, and remembers what it said.
+
+    Args:
+        policy: the project's; fixed for the life of this object.
+        refused: told of each refusal, e.g. a `RefusalRecorder` that writes to the ledger.
+    """
+
+    def __init__(self, policy: Policy, refused: Callable[[Decision], object] = lambda _: None) -> None:
+        self._policy = policy
+        self._refused = refused
+        self._known: dict[tuple[str, str, tuple[str, ...]], Verdict] = {}
+
+    def __call__(self, access: Access, /) -> Verdict:
+        """See `Authorizer`."""
+        key = (access.caller.name, access.purpose, access.resources)
+        if (known := self._known.get(key)) is not None:
+            return known
+        verdict = self._decided(access)
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[key] = verdict
+        return verdict
+
+    def _decided(self, access: Access) -> Verdict:
+        rules: list[str] = []
+        for resource in access.resources:
+            decision = decide(
+                self._policy, ReadRequest(caller=access.caller.name, purpose=access.purpose, view=resource)
+            )
+            if not decision.allowed:
+                self._refused(decision)
+                return Verdict(allowed=False, rule=", ".join(decision.rules), reason=decision.explanation)
+            rules += decision.rules
+        return Verdict(allowed=True, rule=", ".join(dict.fromkeys(rules)))
 
 
 def open_to_all(_access: Access, /) -> Verdict:

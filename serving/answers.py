@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from serving.columns import get_column, get_ids, unbitmap
-from serving.v1 import embeddings_pb2, features_pb2, snapshots_pb2
+from serving.v1 import embeddings_pb2, features_pb2, recommendation_pb2, snapshots_pb2
+from serving.wire import delimited, header, run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 __all__ = [
     "CatalogueDownload",
@@ -18,7 +23,9 @@ __all__ = [
     "Embeddings",
     "FeatureTable",
     "Neighbors",
+    "RecommendationContext",
     "read_catalogue_info",
+    "read_context",
     "read_embeddings",
     "read_feature_table",
     "read_neighbors",
@@ -54,6 +61,22 @@ class FeatureTable:
     def __getitem__(self, reference: str) -> NDArray[Any]:
         """One feature's values, by `view:feature`."""
         return self.values[reference]
+
+    def to_arrow(self) -> pa.Table:
+        """The values as an Arrow table, nulls as nulls. Needs pyarrow."""
+        import pyarrow as pa
+
+        return pa.table(
+            {
+                name: pa.array(list(values) if values.ndim == 2 else values, mask=self.nulls[name])
+                for name, values in self.values.items()
+            }
+        )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The values as a data frame, one row an entity; nulls as pandas writes them. Needs pandas and pyarrow."""
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        return frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,6 +115,21 @@ class Neighbors:
     found: NDArray[np.bool_]
     release: str
     publication: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecommendationContext:
+    """What a ranking model needs for one request, all from one publication.
+
+    Attributes:
+        user: the user's features; None where none were asked for.
+        candidates: what the search found.
+        items: one row for each candidate that was found, the first query's first; None where none were asked for.
+    """
+
+    user: FeatureTable | None
+    candidates: Neighbors
+    items: FeatureTable | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +183,7 @@ def read_feature_table(response: features_pb2.GetFeaturesResponse) -> FeatureTab
     found, event_times, release_indexes = {}, {}, {}
     for view in response.views:
         found[view.view] = unbitmap(view.found, rows)
-        instants = np.asarray(view.event_times, dtype=np.int64).astype("M8[us]")
-        indexes = np.asarray(view.release_indexes, dtype=np.int32)
+        instants, indexes = _runs(view)
         if len(instants) != rows or len(indexes) != rows or (rows and indexes.max() >= len(response.releases)):
             raise ValueError("rows of another length")
         event_times[view.view] = np.where(found[view.view], instants, np.datetime64("NaT"))
@@ -162,6 +199,18 @@ def read_feature_table(response: features_pb2.GetFeaturesResponse) -> FeatureTab
         noise_stddev=noise,
         publication=response.publication,
     )
+
+
+def _runs(view: features_pb2.ViewRows) -> tuple[NDArray[np.datetime64], NDArray[np.int32]]:
+    """A view's event times and release indexes, out of the message's wire form."""
+    raw = view.SerializeToString()
+    times = delimited(1, view.view.encode()) + (delimited(2, view.found) if view.found else b"")
+    times += header(3, 8 * len(view.event_times))
+    indexes = header(4, 4 * len(view.release_indexes))
+    after = len(indexes) + 4 * len(view.release_indexes)
+    instants = run(raw, times, view.event_times, "<i8", after)
+    positions = run(raw[len(raw) - after :], indexes, view.release_indexes, "<i4")
+    return instants.astype("M8[us]"), positions
 
 
 def read_embeddings(response: embeddings_pb2.GetEmbeddingsResponse) -> Embeddings:
@@ -199,6 +248,19 @@ def read_neighbors(response: embeddings_pb2.SearchResponse, k: int) -> Neighbors
         found=unbitmap(response.found, len(counts)),
         release=response.release,
         publication=response.publication,
+    )
+
+
+def read_context(response: recommendation_pb2.GetRecommendationContextResponse, k: int) -> RecommendationContext:
+    """A GetRecommendationContext answer.
+
+    Raises:
+        ValueError: a part that does not agree with itself.
+    """
+    return RecommendationContext(
+        user=read_feature_table(response.user) if response.HasField("user") else None,
+        candidates=read_neighbors(response.candidates, k),
+        items=read_feature_table(response.items) if response.HasField("items") else None,
     )
 
 

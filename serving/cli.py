@@ -37,23 +37,45 @@ def publish(project: Project = Path()) -> None:
 
 def serve(
     project: Project = Path(),
-    host: Annotated[str | None, typer.Option(help="Address to listen on; hedgerow.toml's if absent.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one; hedgerow.toml's if absent.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; the configuration's if absent.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one; the configuration's if absent.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="How to serve: TLS, callers, limits, processes; absent: open to all.")
+    ] = None,
 ) -> None:
     """Serve what is published over gRPC until SIGTERM or Ctrl-C; running calls are let end."""
     import signal
     import threading
+    from dataclasses import replace
 
+    from serving.config import demo_config, load_config
     from serving.logs import log_to_stderr
-    from serving.server import start_server
 
     settings = load_settings(project)
-    log_to_stderr()
+    how = demo_config(settings) if config is None else load_config(config)
+    own = how.listen
+    how = replace(
+        how,
+        listen=replace(own, host=own.host if host is None else host, port=own.port if port is None else port),
+    )
+    log_to_stderr(how.logs.format)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with start_server(settings, host=host, port=port) as server:
-        typer.echo(f"serving on {server.address} (project {settings.name}, publication {server.publication})")
+
+    def ready(address: str, publication: int) -> None:
+        typer.echo(f"serving on {address} (project {settings.name}, publication {publication})")
+
+    if how.listen.processes > 1:
+        from serving.supervisor import serve_processes
+
+        serve_processes(settings, how, ready=ready, ended=ended)
+        return
+    from serving.server import start_server
+
+    with start_server(settings, config=how) as server:
+        server.serve_metrics(how.metrics)
+        ready(server.address, server.publication)
         ended.wait()
 
 

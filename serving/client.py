@@ -1,101 +1,107 @@
 """The client that a recommendation model uses: numpy columns in, numpy columns out.
 
-    with Client("127.0.0.1:7433") as client:
+    with Client("127.0.0.1:7433", purpose="ranking") as client:
         table = client.get_features(features=["item_week_v1:users"], entities={"item_id": [3, 8, 12]})
         table["item_week_v1:users"]                # float64 or int64 array of 3
         table.releases                             # the releases behind it
         near = client.search("item_content", ids=[3], k=10)
 
 It needs grpcio, protobuf and numpy, nothing else of the platform. Every call has a deadline. A server that is away for
-a moment (UNAVAILABLE) is asked again by gRPC itself within that deadline. One client may be used from many threads.
+a moment (UNAVAILABLE) is asked again by gRPC itself within that deadline, as long as the budget of retries lasts. One
+client may be used from many threads; `serving.async_client` has the same methods for asyncio.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import itertools
+import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import grpc
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from governance.errors import NotServed, RequestInvalid, ServerUnavailable, ServingError
+from governance.errors import RequestInvalid, ServingError
 from serving.answers import (
     CatalogueDownload,
     CatalogueInfo,
     Embeddings,
     FeatureTable,
     Neighbors,
+    RecommendationContext,
     read_catalogue_info,
+    read_context,
     read_embeddings,
     read_feature_table,
     read_neighbors,
 )
-from serving.columns import set_column, set_ids, text_array
-from serving.limits import MAX_MESSAGE_BYTES
-from serving.problems import DETAILS_TRAILER, Details, Overloaded, decode_details
+from serving.channel import ClientTls, Token, call_metadata, channel_options, typed_error
+from serving.messages import context_request, embeddings_request, features_request, search_request
 from serving.v1 import (
     embeddings_pb2,
     embeddings_pb2_grpc,
     features_pb2,
     features_pb2_grpc,
+    recommendation_pb2_grpc,
     snapshots_pb2,
     snapshots_pb2_grpc,
 )
 
-__all__ = ["CatalogueDownload", "CatalogueInfo", "Client", "Embeddings", "FeatureTable", "Neighbors"]
+__all__ = [
+    "CatalogueDownload",
+    "CatalogueInfo",
+    "Client",
+    "ClientTls",
+    "Embeddings",
+    "FeatureTable",
+    "Neighbors",
+    "RecommendationContext",
+]
 
-_SERVICE_CONFIG: Final = json.dumps(
-    {
-        "methodConfig": [
-            {
-                "name": [{}],
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.05s",
-                    "maxBackoff": "1s",
-                    "backoffMultiplier": 3,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ],
-        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
-    }
-)
 _MAX_CATALOGUE_BYTES: Final = 1 << 30
+_PATIENCE_SECONDS: Final = 5.0
+"""Beyond a call's deadline, gRPC itself ends it; this is for gRPC to say so."""
 
 _T = TypeVar("_T")
 
 
 class Client:
-    """A connection to one server.
+    """Connections to one server, or to several processes behind one address.
 
     Args:
         target: `host:port`.
-        timeout_seconds: deadline of every call but `catalogue`, retries included.
+        timeout_seconds: deadline of every call but streams, retries included.
+        purpose: what is read for; policies decide by it.
+        token: a signed token, or a function that gives the current one.
+        tls: None: no TLS.
+        connections: how many; calls take turns. More than one reaches several processes behind one port.
+        hedge_after_seconds: when an answer takes longer, the same call is sent on another connection too, and the first
+            answer is taken; None: never. Every call here only reads, so asking twice changes nothing but load. gRPC's
+            own hedging policy is not used: the C core that Python runs on does not implement it.
     """
 
-    def __init__(self, target: str, *, timeout_seconds: float = 5.0) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout_seconds: float = 5.0,
+        purpose: str = "",
+        token: Token | None = None,
+        tls: ClientTls | None = None,
+        connections: int = 1,
+        hedge_after_seconds: float | None = None,
+    ) -> None:
+        if connections < 1:
+            raise RequestInvalid(f"connections: found {connections}, allowed: at least 1")
         self._target = target
         self._timeout = timeout_seconds
-        self._channel = grpc.insecure_channel(
-            target,
-            options=(
-                ("grpc.enable_retries", 1),
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 1_000),
-                ("grpc.max_reconnect_backoff_ms", 1_000),
-                ("grpc.service_config", _SERVICE_CONFIG),
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ),
-        )
-        self._features = features_pb2_grpc.FeatureServiceStub(self._channel)
-        self._embeddings = embeddings_pb2_grpc.EmbeddingServiceStub(self._channel)
-        self._snapshots = snapshots_pb2_grpc.SnapshotServiceStub(self._channel)
+        self._purpose = purpose
+        self._token = token
+        self._hedge_after = hedge_after_seconds
+        self._connections = tuple(_Connection(target, tls) for _ in range(connections))
+        self._turns = itertools.cycle(self._connections)
 
     def __enter__(self) -> Client:
         return self
@@ -104,8 +110,9 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection; calls under way are cancelled."""
-        self._channel.close()
+        """Closes the connections; calls under way are cancelled."""
+        for connection in self._connections:
+            connection.channel.close()
 
     def get_features(
         self,
@@ -124,20 +131,37 @@ class Client:
         Raises:
             RequestInvalid: unknown or missing keys, wrong types, unequal lengths, too many rows.
             NotServed: a feature, view or service that is not published.
+            AccessDenied, NotAuthenticated: the server does not let this caller read this.
+            Overloaded: the server is busy; `retry_seconds` says for how long.
             ServerUnavailable: no answer before the deadline, or the online store is down.
         """
-        if (features is None) == (service is None):
-            raise RequestInvalid("get_features: give either features or service")
-        request = features_pb2.GetFeaturesRequest()
-        if service is not None:
-            request.feature_service = service
-        else:
-            request.features.SetInParent()
-            request.features.references.extend(features or ())
-        for name, keys in entities.items():
-            array, kind = _key_column(name, keys)
-            set_column(request.keys.add(name=name), kind, array)
-        return self._call(self._features.GetFeatures, request, read_feature_table)
+        request = features_request(entities, features, service)
+        return self._call(lambda connection: connection.features.GetFeatures, request, read_feature_table)
+
+    def stream_features(
+        self,
+        *,
+        entities: Mapping[str, ArrayLike],
+        features: Sequence[str] | None = None,
+        service: str | None = None,
+        part_rows: int = 0,
+        timeout_seconds: float = 60.0,
+    ) -> Iterator[FeatureTable]:
+        """Reads features of up to 1,000,000 entities in parts, in their order, all from one publication.
+
+        Args:
+            entities, features, service: as in `get_features`.
+            part_rows: rows of one part, at most 10,000; 0: as many.
+            timeout_seconds: for the whole stream.
+
+        Raises:
+            ServingError: as `get_features`.
+        """
+        request = features_pb2.StreamFeaturesRequest(
+            request=features_request(entities, features, service), part_rows=part_rows
+        )
+        for message in self._stream(lambda connection: connection.features.StreamFeatures, request, timeout_seconds):
+            yield self._read(read_feature_table, message.part)
 
     def get_embeddings(self, space: str, ids: ArrayLike) -> Embeddings:
         """Reads vectors of `(n,)` ids.
@@ -145,11 +169,24 @@ class Client:
         Raises:
             RequestInvalid: ids of another type than the space's, or too many.
             NotServed: no such space.
-            ServerUnavailable: no answer before the deadline.
+            AccessDenied, NotAuthenticated, Overloaded, ServerUnavailable: as `get_features`.
         """
-        request = embeddings_pb2.GetEmbeddingsRequest(space=space)
-        set_ids(request.ids, _ids("ids", ids))
-        return self._call(self._embeddings.GetEmbeddings, request, read_embeddings)
+        request = embeddings_request(space, ids)
+        return self._call(lambda connection: connection.embeddings.GetEmbeddings, request, read_embeddings)
+
+    def stream_embeddings(
+        self, space: str, ids: ArrayLike, *, part_rows: int = 0, timeout_seconds: float = 60.0
+    ) -> Iterator[Embeddings]:
+        """Reads vectors of up to 1,000,000 ids in parts, in their order, all from one release.
+
+        Raises:
+            ServingError: as `get_embeddings`.
+        """
+        request = embeddings_pb2.StreamEmbeddingsRequest(request=embeddings_request(space, ids), part_rows=part_rows)
+        for message in self._stream(
+            lambda connection: connection.embeddings.StreamEmbeddings, request, timeout_seconds
+        ):
+            yield self._read(read_embeddings, message.part)
 
     def search(
         self,
@@ -161,6 +198,7 @@ class Client:
         min_score: float | None = None,
         include_self: bool = False,
         exclude: ArrayLike = (),
+        allow: ArrayLike | None = None,
         tags: Sequence[str] = (),
     ) -> Neighbors:
         """Finds the k nearest items to each of q queries.
@@ -173,27 +211,56 @@ class Client:
             min_score: only neighbors with at least this score.
             include_self: whether an item may be its own neighbor.
             exclude: ids never to return.
+            allow: only these ids; None: no condition.
             tags: only items with at least one of these.
 
         Raises:
             RequestInvalid: wrong types, sizes or values.
             NotServed: no such space.
-            ServerUnavailable: no answer before the deadline.
+            AccessDenied, NotAuthenticated, Overloaded, ServerUnavailable: as `get_features`.
         """
-        if (vectors is None) == (ids is None):
-            raise RequestInvalid("search: give either vectors or ids")
-        if not 0 <= k < 1 << 32:
-            raise RequestInvalid(f"search: k is {k}, allowed: 1 to 1,000")
-        request = embeddings_pb2.SearchRequest(space=space, k=k, include_self=include_self, tags=tags)
-        if vectors is not None:
-            request.vectors = np.atleast_2d(np.asarray(vectors, dtype="<f4")).tobytes()
-        elif ids is not None:
-            set_ids(request.ids, _ids("ids", ids))
-        if min_score is not None:
-            request.minimum_score = min_score
-        if np.size(excluded := np.asarray(exclude)):
-            set_ids(request.exclude, _ids("exclude", excluded))
-        return self._call(self._embeddings.Search, request, lambda response: read_neighbors(response, k))
+        request = search_request(space, k, vectors, ids, min_score, include_self, exclude, allow, tags)
+        return self._call(
+            lambda connection: connection.embeddings.Search, request, lambda message: read_neighbors(message, k)
+        )
+
+    def get_recommendation_context(
+        self,
+        space: str,
+        *,
+        k: int,
+        vectors: ArrayLike | None = None,
+        ids: ArrayLike | None = None,
+        min_score: float | None = None,
+        include_self: bool = False,
+        exclude: ArrayLike = (),
+        allow: ArrayLike | None = None,
+        tags: Sequence[str] = (),
+        user_entities: Mapping[str, ArrayLike] | None = None,
+        user_features: Sequence[str] | None = None,
+        user_service: str | None = None,
+        item_features: Sequence[str] | None = None,
+        item_service: str | None = None,
+    ) -> RecommendationContext:
+        """A user's features, a search and the candidates' features in one round trip, from one publication.
+
+        Args:
+            space, k, vectors, ids, min_score, include_self, exclude, allow, tags: as in `search`.
+            user_entities: whose features are wanted; None: nobody's.
+            user_features, user_service: which, as in `get_features`.
+            item_features, item_service: which features of the candidates; neither: none.
+
+        Raises:
+            ServingError: as `get_features` and `search`.
+        """
+        user = None if user_entities is None else features_request(user_entities, user_features, user_service)
+        candidates = search_request(space, k, vectors, ids, min_score, include_self, exclude, allow, tags)
+        request = context_request(candidates, user, item_features, item_service)
+        return self._call(
+            lambda connection: connection.recommendation.GetRecommendationContext,
+            request,
+            lambda message: read_context(message, k),
+        )
 
     def catalogue_info(self) -> CatalogueInfo:
         """Describes the newest device catalogue.
@@ -204,7 +271,9 @@ class Client:
         """
         request = snapshots_pb2.GetCatalogueInfoRequest()
         return self._call(
-            self._snapshots.GetCatalogueInfo, request, lambda response: read_catalogue_info(response.info)
+            lambda connection: connection.snapshots.GetCatalogueInfo,
+            request,
+            lambda message: read_catalogue_info(message.info),
         )
 
     def catalogue(self, *, timeout_seconds: float = 60.0) -> CatalogueDownload:
@@ -215,25 +284,55 @@ class Client:
             ServerUnavailable: not whole before the deadline.
             ServingError: the bytes are not what the server announced.
         """
-        with self._errors():
-            parts: Any = self._snapshots.GetCatalogue(snapshots_pb2.GetCatalogueRequest(), timeout=timeout_seconds)
-            info = read_catalogue_info(next(parts).info)
-            if info.size_bytes > _MAX_CATALOGUE_BYTES:
-                parts.cancel()
-                raise ServingError(f"{self._target}: the catalogue has {info.size_bytes:,} bytes, allowed: {1 << 30:,}")
-            data = bytearray()
-            for part in parts:
-                data += part.data
-                if len(data) > info.size_bytes:
-                    parts.cancel()
-                    break
+        request = snapshots_pb2.GetCatalogueRequest()
+        parts = self._stream(lambda connection: connection.snapshots.GetCatalogue, request, timeout_seconds)
+        info = read_catalogue_info(next(parts).info)
+        if info.size_bytes > _MAX_CATALOGUE_BYTES:
+            raise ServingError(f"{self._target}: the catalogue has {info.size_bytes:,} bytes, allowed: {1 << 30:,}")
+        data = bytearray()
+        for part in parts:
+            data += part.data
+            if len(data) > info.size_bytes:
+                break
         if len(data) != info.size_bytes or hashlib.sha256(data).hexdigest() != info.sha256:
             raise ServingError(f"{self._target}: the catalogue is not what the server announced; download it again")
         return CatalogueDownload(info=info, data=bytes(data))
 
-    def _call(self, method: Callable[..., Any], request: Any, read: Callable[[Any], _T]) -> _T:
+    def _call(self, method: Callable[[_Connection], Any], request: Any, read: Callable[[Any], _T]) -> _T:
         with self._errors():
-            response = method(request, timeout=self._timeout)
+            response = self._send(method, request)
+        return self._read(read, response)
+
+    def _send(self, method: Callable[[_Connection], Any], request: Any) -> Any:
+        metadata = call_metadata(self._purpose, self._token)
+        first = method(next(self._turns))
+        if self._hedge_after is None:
+            return first(request, timeout=self._timeout, metadata=metadata)
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        calls = [first.future(request, timeout=self._timeout, metadata=metadata)]
+        calls[0].add_done_callback(done.put)
+        try:
+            answer = done.get(timeout=self._hedge_after)
+        except queue.Empty:
+            calls.append(method(next(self._turns)).future(request, timeout=self._timeout, metadata=metadata))
+            calls[1].add_done_callback(done.put)
+            answer = done.get(timeout=self._timeout + _PATIENCE_SECONDS)
+            if answer.code() is not grpc.StatusCode.OK:
+                answer = done.get(timeout=self._timeout + _PATIENCE_SECONDS)
+        for call in calls:
+            call.cancel()
+        return answer.result()
+
+    def _stream(self, method: Callable[[_Connection], Any], request: Any, timeout_seconds: float) -> Iterator[Any]:
+        metadata = call_metadata(self._purpose, self._token)
+        parts = method(next(self._turns))(request, timeout=timeout_seconds, metadata=metadata)
+        try:
+            with self._errors():
+                yield from parts
+        finally:
+            parts.cancel()
+
+    def _read(self, read: Callable[[Any], _T], response: Any) -> _T:
         try:
             return read(response)
         except ValueError:
@@ -246,66 +345,22 @@ class Client:
         try:
             yield
         except grpc.RpcError as error:
-            raise _typed(error, self._target) from None
+            raise typed_error(error, self._target) from None
 
 
-def _typed(error: Any, target: str) -> ServingError:
-    code, text = error.code(), error.details() or ""
-    trailer = next((value for key, value in error.trailing_metadata() or () if key == DETAILS_TRAILER), None)
-    details = decode_details(trailer) if isinstance(trailer, bytes) else Details()
-    if code is grpc.StatusCode.NOT_FOUND:
-        return NotServed(text)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and details.retry_seconds is not None:
-        return Overloaded(f"{target}: {text}", int(details.retry_seconds))
-    if code is grpc.StatusCode.INVALID_ARGUMENT or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and details.violations):
-        return RequestInvalid(text)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in text:
-        return RequestInvalid(f"{target}: a message over {MAX_MESSAGE_BYTES:,} bytes; split the request")
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return ServerUnavailable(f"{target}: no answer in time; check the address, or raise timeout_seconds")
-    return ServerUnavailable(f"{target}: {code.name}: {text}; is the server running there?")
+class _Connection:
+    """One channel and its stubs."""
 
+    __slots__ = ("channel", "embeddings", "features", "recommendation", "snapshots")
 
-def _key_column(name: str, values: ArrayLike) -> tuple[NDArray[Any], str]:
-    """A key column's array `(n,)` and type name."""
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise RequestInvalid(f"entities: key {name!r} has shape {array.shape}, allowed: (n,)")
-    kind = array.dtype.kind
-    if kind == "b":
-        return array, "bool"
-    if kind == "f":
-        return array, "float64"
-    if kind == "M":
-        return array.astype("M8[D]"), "date"
-    if kind in "iu":
-        return _int64(f"entities: key {name!r}", array), "int64"
-    items = array.tolist()
-    if kind == "U" or (kind == "O" and all(isinstance(item, str) for item in items)):
-        return text_array(items), "string"
-    try:
-        if kind == "O" and all(hasattr(item, "isoformat") for item in items):
-            return np.asarray(items, dtype="M8[D]"), "date"
-    except ValueError:
-        pass
-    raise RequestInvalid(
-        f"entities: key {name!r} has type {array.dtype}, allowed: integers, texts, floats, booleans or days"
-    )
-
-
-def _ids(where: str, values: ArrayLike) -> NDArray[Any]:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise RequestInvalid(f"{where}: found shape {array.shape}, allowed: (n,)")
-    items = array.tolist()
-    if array.dtype.kind in "iu" or not items:
-        return _int64(where, array)
-    if all(isinstance(item, str) for item in items):
-        return text_array(items)
-    raise RequestInvalid(f"{where}: found {array.dtype}, allowed: integers or texts")
-
-
-def _int64(where: str, array: NDArray[Any]) -> NDArray[np.int64]:
-    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise RequestInvalid(f"{where}: found values beyond 64-bit signed integers")
-    return array.astype(np.int64)
+    def __init__(self, target: str, tls: ClientTls | None) -> None:
+        options = channel_options(tls)
+        self.channel = (
+            grpc.insecure_channel(target, options)
+            if tls is None
+            else grpc.secure_channel(target, tls.credentials(), options)
+        )
+        self.features = features_pb2_grpc.FeatureServiceStub(self.channel)
+        self.embeddings = embeddings_pb2_grpc.EmbeddingServiceStub(self.channel)
+        self.recommendation = recommendation_pb2_grpc.RecommendationServiceStub(self.channel)
+        self.snapshots = snapshots_pb2_grpc.SnapshotServiceStub(self.channel)

@@ -1,7 +1,7 @@
 """Numpy arrays in and out of messages, by copying memory.
 
-Packed, fixed-width repeated fields are little-endian runs on the wire, so a run is written by merging its wire form and
-read back as one array; nothing visits single values but texts.
+Packed, fixed-width repeated fields are little-endian runs on the wire (see `serving.wire`), so a run is written by
+merging its wire form and read back as one array; nothing in Python visits single values.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.v1 import features_pb2, values_pb2
+from serving.wire import delimited, header, packed, run, uint
 
 __all__ = [
+    "FIELDS",
     "KINDS",
+    "WIDTHS",
     "bitmap",
+    "encode_ids",
     "get_column",
     "get_ids",
-    "packed",
+    "run_array",
     "set_column",
     "set_ids",
     "text_array",
@@ -41,26 +45,22 @@ KINDS: Final = {
 }
 """Field of the `values` oneof → the type's name in publications and messages."""
 
-_FIELDS: Final = {kind: field for field, kind in KINDS.items()}
-_PACKED: Final = {"int64s": "<i8", "doubles": "<f8", "bools": "?", "floats": "<f4"}
+FIELDS: Final = {kind: field for field, kind in KINDS.items()}
+"""The inverse of `KINDS`."""
+
+WIDTHS: Final = {
+    "int64": "<i8",
+    "float64": "<f8",
+    "float32": "<f4",
+    "bool": "?",
+    "date": "<i4",
+    "timestamp": "<i8",
+    "vector": "<f4",
+}
+"""Type's name → numpy dtype of its run on the wire; texts and byte strings have none."""
 
 
-def packed(number: int, array: NDArray[Any]) -> bytes:
-    """The wire form of a packed repeated field; merging it into a message sets the field.
-
-    Args:
-        number: the field's number, at most 15.
-        array: `(n,)`, of the field's own width and little-endian.
-    """
-    raw = array.tobytes()
-    if not raw:
-        return b""
-    length, size = bytearray(), len(raw)
-    while size > 0x7F:
-        length.append(size & 0x7F | 0x80)
-        size >>= 7
-    length.append(size)
-    return bytes((number << 3 | 2,)) + bytes(length) + raw
+_DTYPES: Final = {kind: np.dtype(name) for kind, name in WIDTHS.items()}
 
 
 def bitmap(mask: NDArray[np.bool_]) -> bytes:
@@ -88,25 +88,37 @@ def text_array(values: Sequence[Any]) -> NDArray[Any]:
     return array
 
 
+def run_array(kind: str, array: NDArray[Any]) -> NDArray[Any]:
+    """An array as its run on the wire: contiguous, little-endian, of the type's width; NaT counts as day or instant 0.
+
+    Args:
+        kind: a key of `WIDTHS`.
+        array: `(n,)`, or `(n, d)` for vectors.
+    """
+    dtype = _DTYPES[kind]
+    if array.dtype is dtype and array.flags.c_contiguous:
+        return array
+    if array.dtype.kind == "M":
+        instants = array.astype("M8[D]" if kind == "date" else "M8[us]")
+        array = np.where(np.isnat(instants), 0, instants.view(np.int64))
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
 def set_column(column: Column, kind: str, array: NDArray[Any]) -> None:
     """Fills a column's values.
 
     Args:
         column: its `values` are not set yet.
-        kind: one of `KINDS`'s values, `"vector"` aside.
-        array: `(n,)`; NaT counts as day or instant 0.
+        kind: one of `KINDS`'s values.
+        array: `(n,)`, or `(n, d)` for vectors; NaT counts as day or instant 0.
     """
-    field = _FIELDS[kind]
-    values = getattr(column, field)
+    values = getattr(column, FIELDS[kind])
     values.SetInParent()
-    if field in _PACKED:
-        values.MergeFromString(packed(1, np.ascontiguousarray(array, dtype=_PACKED[field])))
-    elif field == "dates":
-        days = np.where(np.isnat(array), np.datetime64(0, "D"), array).astype("M8[D]")
-        values.MergeFromString(packed(1, days.astype(np.int64).astype("<i4")))
-    elif field == "timestamps":
-        instants = np.where(np.isnat(array), np.datetime64(0, "us"), array).astype("M8[us]")
-        values.MergeFromString(packed(1, instants.astype("<i8")))
+    if kind == "vector":
+        values.dimension = array.shape[1]
+        values.MergeFromString(packed(2, run_array(kind, array)))
+    elif kind in WIDTHS:
+        values.MergeFromString(packed(1, run_array(kind, array)))
     else:
         values.values.extend(array.tolist())
 
@@ -114,39 +126,48 @@ def set_column(column: Column, kind: str, array: NDArray[Any]) -> None:
 def get_column(column: Column) -> tuple[str, NDArray[Any]]:
     """A column's type name and its values `(n,)`, or `(n, d)` for vectors; texts come as an object array.
 
+    Numbers may come as a read-only view.
+
     Raises:
         ValueError: no values are set, or a run of vectors that is not whole.
     """
     field = column.WhichOneof("values")
     if field is None:
         raise ValueError("no values")
-    values = getattr(column, field)
-    if field in _PACKED:
-        return KINDS[field], np.asarray(values.values, dtype=_PACKED[field])
-    if field == "dates":
-        return "date", np.asarray(values.days, dtype=np.int64).astype("M8[D]")
-    if field == "timestamps":
-        return "timestamp", np.asarray(values.microseconds, dtype=np.int64).astype("M8[us]")
-    if field == "vectors":
-        flat = np.asarray(values.values, dtype=np.float32)
+    values, kind = getattr(column, field), KINDS[field]
+    if kind not in WIDTHS:
+        return kind, text_array(values.values)
+    if kind == "vector":
+        flat = run(
+            values.SerializeToString(),
+            uint(1, values.dimension) + header(2, 4 * len(values.values)),
+            values.values,
+            WIDTHS[kind],
+        )
         if not values.dimension or flat.size % values.dimension:
             raise ValueError("vectors that are not whole")
-        return "vector", flat.reshape(-1, values.dimension)
-    return KINDS[field], text_array(values.values)
+        return kind, flat.reshape(-1, values.dimension)
+    repeated = getattr(values, _RUNS.get(field, "values"))
+    numbers = _only_run(values, repeated, WIDTHS[kind])
+    if kind == "date":
+        return kind, numbers.astype(np.int64).astype("M8[D]")
+    return kind, numbers.astype("M8[us]") if kind == "timestamp" else numbers
 
 
 def set_ids(message: values_pb2.Ids, ids: NDArray[Any]) -> None:
     """Fills ids: an int64 array, or an object array of texts."""
+    message.MergeFromString(encode_ids(ids))
+
+
+def encode_ids(ids: NDArray[Any]) -> bytes:
+    """The wire form of `Ids`: of an int64 array, or of an object array of texts."""
     if ids.dtype == object:
-        message.strings.values.extend(ids.tolist())
-        message.strings.SetInParent()
-    else:
-        message.int64s.SetInParent()
-        message.int64s.MergeFromString(packed(1, np.ascontiguousarray(ids, dtype="<i8")))
+        return delimited(2, values_pb2.StringValues(values=ids.tolist()).SerializeToString())
+    return delimited(1, packed(1, np.ascontiguousarray(ids, dtype="<i8")))
 
 
 def get_ids(message: values_pb2.Ids) -> tuple[str, NDArray[Any]]:
-    """The ids' type name (`"int64"` or `"string"`) and the ids `(n,)`.
+    """The ids' type name (`"int64"` or `"string"`) and the ids `(n,)`, which may be a read-only view.
 
     Raises:
         ValueError: no ids are set.
@@ -155,5 +176,14 @@ def get_ids(message: values_pb2.Ids) -> tuple[str, NDArray[Any]]:
     if field is None:
         raise ValueError("no ids")
     if field == "int64s":
-        return "int64", np.asarray(message.int64s.values, dtype=np.int64)
+        return "int64", _only_run(message.int64s, message.int64s.values, "<i8")
     return "string", text_array(message.strings.values)
+
+
+_RUNS: Final = {"dates": "days", "timestamps": "microseconds"}
+"""Where a run is not called `values`."""
+
+
+def _only_run(message: Any, values: Sequence[Any], dtype: str) -> NDArray[Any]:
+    """The run of a message that has no other field."""
+    return run(message.SerializeToString(), header(1, len(values) * np.dtype(dtype).itemsize), values, dtype)

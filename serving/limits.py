@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "MAX_ALLOWED",
     "MAX_EXCLUDED",
     "MAX_FEATURES",
     "MAX_MESSAGE_BYTES",
     "MAX_NEIGHBORS",
     "MAX_QUERIES",
     "MAX_ROWS",
+    "MAX_STREAM_ROWS",
     "MAX_TAGS",
     "STREAM_CHUNK_BYTES",
 ]
@@ -20,6 +22,9 @@ MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 
 MAX_ROWS: Final = 10_000
 """Entities of one GetFeatures, ids of one GetEmbeddings."""
+
+MAX_STREAM_ROWS: Final = 1_000_000
+"""Entities of one StreamFeatures, ids of one StreamEmbeddings."""
 
 MAX_FEATURES: Final = 1_000
 """Features of one GetFeatures."""
@@ -32,6 +37,9 @@ MAX_NEIGHBORS: Final = 1_000
 
 MAX_EXCLUDED: Final = 10_000
 """Excluded ids of one Search."""
+
+MAX_ALLOWED: Final = 100_000
+"""Allowed ids of one Search."""
 
 MAX_TAGS: Final = 100
 """Tags of one Search."""

@@ -56,7 +56,7 @@ class TooLarge(FieldProblem):
 class Overloaded(ServerUnavailable):
     """The server has no room for this call now (RESOURCE_EXHAUSTED, with a time to wait)."""
 
-    def __init__(self, message: str, retry_seconds: int) -> None:
+    def __init__(self, message: str, retry_seconds: float) -> None:
         self.retry_seconds = retry_seconds
         super().__init__(message)
 

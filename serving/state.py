@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -15,11 +15,9 @@ from governance.canonical import sha256_hex
 from governance.errors import NotPublished, PublicationCorrupt
 from governance.settings import Settings
 from serving.index import VectorSpace
-from serving.provenance import ReleaseNames
+from serving.plans import FeaturePlan
 
 __all__ = ["CatalogueFile", "Published", "open_published"]
-
-"""Below `Settings.serving_dir`: the 32 bytes that devices pin, so that a server never needs the private key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +45,8 @@ class Published:
         services: by name.
         spaces: by name, opened.
         catalogue: None where there is none.
-        reader: the online store's; None where there are no views.
-        releases: names the release behind a row.
+        reader: reads the views' rows; None where there are no views.
+        plans: selection → what it means here and the cached bytes of its answers; see `serving.plans`.
     """
 
     sequence: int
@@ -57,7 +55,7 @@ class Published:
     spaces: Mapping[str, VectorSpace]
     catalogue: CatalogueFile | None
     reader: OnlineReader | None
-    releases: ReleaseNames
+    plans: dict[str | bytes, FeaturePlan] = field(default_factory=dict)
 
 
 def open_published(
@@ -93,7 +91,6 @@ def open_published(
         spaces=MappingProxyType(spaces),
         catalogue=_catalogue(settings, publication.catalogue, previous),
         reader=reader,
-        releases=previous.releases if previous else ReleaseNames(settings.releases_dir),
     )
 
 

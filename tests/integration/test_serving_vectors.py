@@ -24,10 +24,10 @@ from governance.ledger import Ledger
 from governance.settings import Serving, Settings
 from serving.calls import SERVICES, add_services
 from serving.client import Client
+from serving.gate import Gate
 from serving.index import VectorSpace, write_space
 from serving.limits import MAX_EXCLUDED, MAX_MESSAGE_BYTES, MAX_QUERIES, MAX_ROWS
 from serving.problems import DETAILS_TRAILER, Overloaded, decode_details
-from serving.provenance import ReleaseNames
 from serving.server import RunningServer, start_server
 from serving.spaces import build_spaces
 from serving.state import Published
@@ -147,10 +147,9 @@ def test_text_ids_are_served_too(tmp_path: Path) -> None:
         metric="dot",
     )
     spaces = {"animals": VectorSpace(tmp_path)}
-    names = ReleaseNames(tmp_path / "releases")
-    state = Published(sequence=1, views={}, services={}, spaces=spaces, catalogue=None, reader=None, releases=names)
+    state = Published(sequence=1, views={}, services={}, spaces=spaces, catalogue=None, reader=None)
     raw = grpc.server(ThreadPoolExecutor(2))
-    add_services(raw, lambda: state, concurrent_downloads=1)
+    add_services(raw, lambda: state, Gate(), concurrent_streams=1)
     port = raw.add_insecure_port("127.0.0.1:0")
     raw.start()
     with Client(f"127.0.0.1:{port}") as connected:
@@ -189,7 +188,10 @@ def test_health_answers_for_every_service(server: RunningServer) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         for name in ("", *SERVICES):
             answer = stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            serving = not name.endswith("FeatureService")  # no view is published
+            assert answer.status == (
+                health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+            )
         with pytest.raises(grpc.RpcError) as caught:
             stub.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=5)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -200,7 +202,7 @@ def test_reflection_describes_every_service(server: RunningServer) -> None:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert set(SERVICES) <= set(database.get_services())
         file = database.FindFileContainingSymbol("hedgerow.serving.v1.EmbeddingService")
-        assert [method.name for method in file.service[0].method] == ["GetEmbeddings", "Search"]
+        assert [method.name for method in file.service[0].method] == ["GetEmbeddings", "StreamEmbeddings", "Search"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -297,13 +299,13 @@ def test_downloads_leave_threads_for_others(tmp_path: Path) -> None:
     """With two threads one download may run; its slow reader keeps neither lookups nor health from answering."""
     settings = replace(make_project(tmp_path), serving=Serving(port=0, threads=2))
     with Ledger(settings.ledger_path) as ledger:
-        make_vector_release(settings, ledger, ids=range(40_000), vectors=np.ones((40_000, 32)))
+        make_vector_release(settings, ledger, ids=range(40_000), vectors=np.ones((40_000, 128)))
     publish_vectors(settings, sequence=1)
     with start_server(settings) as running, Client(running.address) as connected:
         with grpc.insecure_channel(running.address) as channel:
             slow = snapshots_pb2_grpc.SnapshotServiceStub(channel).GetCatalogue(snapshots_pb2.GetCatalogueRequest())
             assert next(slow).info.sequence == 1
-            with pytest.raises(Overloaded, match="too many downloads") as caught:
+            with pytest.raises(Overloaded, match="too many streams") as caught:
                 connected.catalogue()
             assert caught.value.retry_seconds == 1
             assert connected.get_embeddings("item_content", [5]).found.all()

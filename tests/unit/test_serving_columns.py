@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.columns import KINDS, bitmap, get_column, get_ids, packed, set_column, set_ids, text_array, unbitmap
+from serving.columns import KINDS, bitmap, get_column, get_ids, set_column, set_ids, text_array, unbitmap
 from serving.v1 import features_pb2, values_pb2
+from serving.wire import packed
 
 
 @pytest.mark.parametrize("rows", [0, 1, 15, 16, 17, 2047, 2048, 300_000])

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 
-from featurestore.online import EMPTY_VALUES, NUMPY_TYPES, OnlineColumns
+from featurestore.online import OnlineColumns
+from featurestore.online.reader import online_columns
 from featurestore.publication import FeatureField, KeyField, PublishedRelease, PublishedService, PublishedView
+from featurestore.rows import FeatureColumns, Texts
 from governance.errors import NotServed, RequestInvalid
 from serving.columns import get_column, set_column, text_array, unbitmap
-from serving.features import get_features
+from serving.features import get_features as get_features_bytes
 from serving.limits import MAX_FEATURES, MAX_ROWS
 from serving.problems import FieldProblem, TooLarge
-from serving.provenance import ReleaseNames
 from serving.state import Published
 from serving.v1 import features_pb2
 
@@ -31,26 +31,49 @@ class TableReader:
     def __init__(self, tables: Mapping[str, Rows]) -> None:
         self.tables = tables
 
-    def read(self, view: PublishedView, features: Sequence[str], keys: Mapping[str, Any]) -> OnlineColumns:
+    def get(self, view: PublishedView, features: Sequence[str], keys: Mapping[str, Any]) -> FeatureColumns:
         assert list(keys) == [key.name for key in view.keys]
         wanted = list(zip(*(np.asarray(keys[key.name]).tolist() for key in view.keys), strict=True))
         rows = [self.tables[view.name].get(key) for key in wanted]
-        found = np.array([row is not None for row in rows], dtype=bool)
-        times = np.array([np.datetime64(row[0].replace(tzinfo=None), "us") if row else "NaT" for row in rows], "M8[us]")
-        values, nulls = {}, {}
-        for name in features:
+        ends = [datetime.fromisoformat(release.event_time) for release in view.releases]
+        values: dict[str, Any] = {}
+        nulls = np.ones((len(features), len(rows)), bool)
+        for at, name in enumerate(features):
             field = view.feature(name)
             assert field is not None
             cells = [row[1][name] if row else None for row in rows]
-            nulls[name] = np.array([cell is None for cell in cells], dtype=bool)
-            filled = [EMPTY_VALUES[field.type] if cell is None else cell for cell in cells]
-            array = np.empty(len(filled), dtype=NUMPY_TYPES[field.type])
-            array[:] = filled
-            values[name] = array
-        return OnlineColumns(values=values, nulls=nulls, found=found, event_times=times)
+            nulls[at] = [cell is None for cell in cells]
+            values[name] = column(field.type, cells)
+        return FeatureColumns(
+            names=tuple(features),
+            values=values,
+            nulls=nulls,
+            found=np.array([row is not None for row in rows], bool),
+            event_times=np.array([micros(row[0]) if row else 0 for row in rows], np.int64),
+            releases=tuple(release.release_id for release in view.releases),
+            release_indexes=np.array([ends.index(row[0]) if row and row[0] in ends else -1 for row in rows], np.int32),
+        )
+
+    def read(self, view: PublishedView, features: Sequence[str], keys: Mapping[str, Any]) -> OnlineColumns:
+        return online_columns(view, self.get(view, features, keys))
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def micros(instant: datetime) -> int:
+    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def column(kind: str, cells: Sequence[Any]) -> Any:
+    """Cells as `FeatureColumns.values` holds them; None is the empty value."""
+    if kind in ("string", "bytes"):
+        return Texts.of([b"" if c is None else c.encode() if isinstance(c, str) else c for c in cells])
+    if kind.startswith("vector"):
+        return np.array([[np.nan] * 3 if c is None else c for c in cells], "<f4").reshape(-1, 3)
+    dtype = {"int64": "<i8", "float64": "<f8", "float32": "<f4", "bool": "?", "date": "<i4", "timestamp": "<i8"}[kind]
+    empty = np.nan if "f" in dtype else 0
+    return np.array([empty if c is None else c for c in cells], dtype)
 
 
 def view(name: str, keys: dict[str, str], features: dict[str, str]) -> PublishedView:
@@ -74,10 +97,10 @@ def view(name: str, keys: dict[str, str], features: dict[str, str]) -> Published
 
 
 @pytest.fixture
-def published(tmp_path: Path) -> Published:
+def published() -> Published:
     items = view("item_v1", {"item_id": "int64"}, {"users": "int64", "mean": "float64", "day": "date", "top": "string"})
     genres = view("genre_v1", {"genre": "string", "item_id": "int64"}, {"hot": "bool"})
-    day = np.datetime64("2025-11-05")
+    day = 20_397  # 2025-11-05
     reader = TableReader(
         {
             "item_v1": {
@@ -96,8 +119,17 @@ def published(tmp_path: Path) -> Published:
         spaces={},
         catalogue=None,
         reader=reader,
-        releases=ReleaseNames(tmp_path / "releases"),
     )
+
+
+def get_features(published: Published, message: features_pb2.GetFeaturesRequest) -> features_pb2.GetFeaturesResponse:
+    """The answer as a message, and a check that it is written as protobuf itself would write it."""
+    asked: list[tuple[tuple[str, ...], int]] = []
+    raw = get_features_bytes(published, message, lambda resources, rows: asked.append((resources, rows)))
+    answer = features_pb2.GetFeaturesResponse.FromString(raw)
+    assert answer.SerializeToString() == raw
+    assert asked == [(tuple(view.view for view in answer.views), answer.rows)]
+    return answer
 
 
 def request(
@@ -231,3 +263,48 @@ def test_unknown_names_are_not_served(published: Published, message: Any, text: 
         get_features(published, message)
     assert text in str(caught.value)
     assert "bob" not in str(caught.value)
+
+
+TYPES = {
+    "int64": [1, -2],
+    "float64": [0.5, -1e300],
+    "float32": [0.25, 7.0],
+    "bool": [True, False],
+    "date": [20_000, -1],
+    "timestamp": [1_700_000_000_000_001, -5],
+    "string": ["żółw", "x" * 200],
+    "bytes": [b"\xff\x00", b""],
+    "vector<float32>[3]": [[1.0, 2.0, 3.0], [-1.0, 0.0, 0.5]],
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("rows", [[1, 2], [2, 1, 2] * 100, [1, 3, 2], [3]])
+def test_every_type_is_written_as_protobuf_writes_it(kind: str, rows: list[int]) -> None:
+    own = view("t_v1", {"id": "int64"}, {"value": kind, "other": "float64"})
+    cells = TYPES[kind]
+    table = {(i + 1,): (NEW, {"value": cells[i], "other": float(i)}) for i in range(2)}
+    state = Published(
+        sequence=1, views={"t_v1": own}, services={}, spaces={}, catalogue=None, reader=TableReader({"t_v1": table})
+    )
+    for _ in range(3):  # the first answer teaches the constant bytes of the others
+        answer = get_features(state, request(["t_v1:value", "t_v1:other"], id=("int64", rows)))
+        found = get_column(answer.columns[0])[1]
+        valid = unbitmap(answer.columns[0].validity, len(rows)).tolist()
+        assert valid == [row != 3 for row in rows]
+        wanted = column(kind, [None if row == 3 else cells[row - 1] for row in rows])
+        if isinstance(wanted, Texts):
+            assert found.tolist() == (wanted.strings() if kind == "string" else wanted.tolist())
+        else:
+            assert np.array_equal(found.astype(wanted.dtype), wanted, equal_nan=wanted.dtype.kind == "f")
+
+
+def test_cached_bytes_never_hide_a_gap_or_another_release(published: Published) -> None:
+    """Answers of as many rows, one after another: whole, with a null, not found, of another release."""
+    for ids in ([1, 1], [1, 1], [1, 2], [1, 1], [1, 3], [2, 2], [9, 9], [1, 1]):
+        answer = get_features(published, request(["item_v1:users", "item_v1:mean"], item_id=("int64", ids)))
+        users = get_column(answer.columns[0])[1].tolist()
+        assert users == [{1: 10, 2: 20, 3: 0, 9: 90}[i] for i in ids]
+        assert unbitmap(answer.columns[1].validity, 2).tolist() == [i in (1, 9) for i in ids]
+        names = [answer.releases[i] if i >= 0 else None for i in answer.views[0].release_indexes]
+        assert names == [{1: "item_v1/2025-11-10", 2: "item_v1/2025-11-03"}.get(i) for i in ids]

@@ -1,0 +1,112 @@
+"""The gate that every call passes: who calls, for what, whether they may read it, and the line about it afterwards."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import grpc
+
+from serving.access import ANONYMOUS, PURPOSE_METADATA, Access, Authorizer, Caller, check, open_to_all
+from serving.audit import AuditLog, AuditRecord
+
+__all__ = ["Entry", "Gate", "Identify", "anonymous"]
+
+
+class Identify(Protocol):
+    """Says who calls, from the connection's certificate or the call's metadata."""
+
+    def __call__(self, context: grpc.ServicerContext, metadata: dict[str, str | bytes], /) -> Caller:
+        """The caller.
+
+        Raises:
+            NotAuthenticated: no valid certificate or token.
+        """
+        ...
+
+
+def anonymous(_context: grpc.ServicerContext, _metadata: dict[str, str | bytes], /) -> Caller:
+    """Asks nobody for a name: for a demonstration on loopback."""
+    return ANONYMOUS
+
+
+class Entry:
+    """One call on its way through. Calling it asks for permission to read; see `serving.access.Permit`."""
+
+    __slots__ = ("_authorizer", "began", "caller", "method", "purpose", "resources", "rows", "rule")
+
+    def __init__(self, method: str, authorizer: Authorizer) -> None:
+        self.method = method
+        self._authorizer = authorizer
+        self.caller = ANONYMOUS
+        self.purpose = ""
+        self.resources: tuple[str, ...] = ()
+        self.rows = 0
+        self.rule = ""
+        self.began = time.monotonic()
+
+    def __call__(self, resources: tuple[str, ...], rows: int) -> None:
+        """Notes what is read, and asks.
+
+        Raises:
+            AccessDenied: it may not be read.
+        """
+        self.resources += resources
+        self.rows += rows
+        access = Access(caller=self.caller, purpose=self.purpose, method=self.method, resources=resources)
+        self.rule = check(self._authorizer, access).rule
+
+
+class Gate:
+    """Identifies callers, asks the authorizer, writes the audit log.
+
+    Args:
+        identify: says who calls.
+        authorizer: says what they may read.
+        audit: takes a record of every call; None: nothing is recorded.
+    """
+
+    def __init__(
+        self,
+        identify: Identify = anonymous,
+        authorizer: Authorizer = open_to_all,
+        audit: AuditLog | None = None,
+    ) -> None:
+        self._identify = identify
+        self._authorizer = authorizer
+        self._audit = audit
+
+    def entry(self, method: str) -> Entry:
+        """A call begins.
+
+        Args:
+            method: `package.Service/Method`.
+        """
+        return Entry(method, self._authorizer)
+
+    def identify(self, entry: Entry, context: grpc.ServicerContext) -> None:
+        """Finds out who calls and for what.
+
+        Raises:
+            NotAuthenticated: no valid certificate or token.
+        """
+        metadata = {pair[0]: pair[1] for pair in context.invocation_metadata() or ()}
+        purpose = metadata.get(PURPOSE_METADATA, "")
+        entry.purpose = purpose if isinstance(purpose, str) else ""
+        entry.caller = self._identify(context, metadata)
+
+    def leave(self, entry: Entry, code: str) -> None:
+        """A call ends with this status."""
+        if self._audit is not None:
+            self._audit.write(
+                AuditRecord(
+                    caller=entry.caller.name,
+                    purpose=entry.purpose,
+                    method=entry.method,
+                    resources=entry.resources,
+                    rows=entry.rows,
+                    rule=entry.rule,
+                    code=code,
+                    seconds=time.monotonic() - entry.began,
+                )
+            )

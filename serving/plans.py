@@ -1,0 +1,227 @@
+"""What a request's selection means in one publication, and the cached bytes of its answers.
+
+A model asks for the same features again and again. The first request of a kind resolves names, checks them and writes
+the bytes that stand between the columns; later ones find all that by the selection's own bytes. A plan belongs to one
+publication and goes with it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from numpy.typing import NDArray
+
+from featurestore.publication import FeatureField, PublishedView
+from featurestore.rows import Texts
+from governance.errors import NotServed
+from serving.columns import FIELDS, WIDTHS, run_array
+from serving.limits import MAX_FEATURES
+from serving.problems import FieldProblem, TooLarge, shown
+from serving.v1 import features_pb2
+from serving.wire import Buffer, delimited, header, texts_field, uint, varint
+
+if TYPE_CHECKING:
+    from serving.state import Published
+
+__all__ = ["ColumnPlan", "FeaturePlan", "Frame", "plan_for"]
+
+_PLANS: Final = 1_000
+"""Kept in one publication; then all are forgotten."""
+_FRAMES: Final = 64
+"""Kept in one plan; then all are forgotten."""
+_MESSAGE: Final = features_pb2.FeatureColumn.DESCRIPTOR.fields_by_name
+_VALIDITY: Final = _MESSAGE["validity"].number
+_NOISE: Final = varint(_MESSAGE["noise_stddev"].number << 3 | 1)
+_COLUMNS: Final = features_pb2.GetFeaturesResponse.COLUMNS_FIELD_NUMBER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnPlan:
+    """One column of an answer.
+
+    Attributes:
+        view: the view it comes from.
+        feature: the feature's name.
+        position: of the feature among those wanted of the view.
+        kind: its type, a value of `serving.columns.KINDS`.
+        reference: the wire form of `FeatureColumn.reference`.
+        noise: the wire form of `FeatureColumn.noise_stddev`; empty where there is none.
+    """
+
+    view: PublishedView
+    feature: str
+    position: int
+    kind: str
+    reference: bytes
+    noise: bytes
+
+    def encode(self, values: NDArray[Any] | Texts, validity: bytes) -> list[Buffer]:
+        """The column as pieces of `GetFeaturesResponse`; memory of arrays is a `memoryview`, all else bytes.
+
+        Args:
+            values: as `FeatureColumns.values` holds them.
+            validity: the bitmap of values that are there; empty: all are.
+        """
+        after = (header(_VALIDITY, len(validity)) + validity if validity else b"") + self.noise
+        if isinstance(values, Texts):
+            inner, run = b"", memoryview(texts_field(1, values.data, values.offsets))
+            size = run.nbytes
+        else:
+            array = run_array(self.kind, values)
+            run, size, dimension = array.data, array.nbytes, values.shape[1] if values.ndim == 2 else 0
+            inner = uint(1, dimension) + (header(2 if dimension else 1, size) if size else b"")
+        head = header(_MESSAGE[FIELDS[self.kind]].number, len(inner) + size) + inner
+        whole = len(self.reference) + len(head) + size + len(after)
+        return [header(_COLUMNS, whole) + self.reference + head, run, after]
+
+
+class Frame:
+    """The constant bytes of an answer in which every value is there and each view's rows come from one release.
+
+    Such answers of n rows differ in the memory of their arrays only, so one of them teaches all that stands between.
+
+    Args:
+        pieces: of a whole answer; memory of arrays is a `memoryview`, all else bytes.
+    """
+
+    __slots__ = ("_constant",)
+
+    def __init__(self, pieces: Sequence[Buffer]) -> None:
+        self._constant: list[bytes] = [b""]
+        for piece in pieces:
+            if isinstance(piece, memoryview):
+                self._constant.append(b"")
+            else:
+                self._constant[-1] += piece
+
+    def fill(self, arrays: Sequence[memoryview]) -> bytes:
+        """The answer with these arrays in their places."""
+        pieces: list[Buffer] = [b""] * (2 * len(arrays) + 1)
+        pieces[0::2] = self._constant
+        pieces[1::2] = arrays
+        return b"".join(pieces)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeaturePlan:
+    """A selection, resolved.
+
+    Attributes:
+        columns: in the order of the answer.
+        views: each view that is read, with the features that are wanted of it.
+        keys: name of every key column that is needed → its type.
+        needed: the same in words, for messages.
+        resources: what is read, as access rules name it.
+        fixed: whether no column is of texts.
+        frames: rows and releases → the constant bytes of such answers, see `Frame`.
+    """
+
+    columns: tuple[ColumnPlan, ...]
+    views: tuple[tuple[PublishedView, tuple[str, ...]], ...]
+    keys: Mapping[str, str]
+    needed: str
+    resources: tuple[str, ...]
+    fixed: bool
+    frames: dict[tuple[Any, ...], Frame] = field(default_factory=dict)
+
+    def remember(self, key: tuple[Any, ...], frame: Frame) -> None:
+        """Keeps a frame; when there are too many, the others are forgotten."""
+        if len(self.frames) >= _FRAMES:
+            self.frames.clear()
+        self.frames[key] = frame
+
+
+def plan_for(published: Published, request: Any, where: str = "") -> FeaturePlan:
+    """The plan of a request's selection, made once.
+
+    Args:
+        request: a message with the oneof `selection` of `feature_service` and `features`.
+        where: what a field violation's path begins with.
+
+    Raises:
+        RequestInvalid: no selection, no features, too many, or one twice.
+        NotServed: a feature service, view or feature that is not published.
+    """
+    named = request.WhichOneof("selection")
+    if named == "feature_service":
+        key: str | bytes = request.feature_service
+    elif named == "features":
+        key = request.features.SerializeToString()
+    else:
+        raise FieldProblem(f"{where}selection", "found none; name a feature_service or list features")
+    plans = published.plans
+    if (plan := plans.get(key)) is None:
+        references = _references(published, request, named, where)
+        plan = _plan(published, references, f"{where}feature_service" if named == "feature_service" else _list(where))
+        if len(plans) >= _PLANS:
+            plans.clear()
+        plans[key] = plan
+    return plan
+
+
+def _list(where: str) -> str:
+    return f"{where}features.references"
+
+
+def _references(published: Published, request: Any, named: str, where: str) -> Sequence[str]:
+    if named == "feature_service":
+        service = published.services.get(request.feature_service)
+        if service is None:
+            known = ", ".join(sorted(published.services)) or "none"
+            raise NotServed(f"no feature service {shown(request.feature_service)}; published: {known}")
+        return service.features
+    references = tuple(request.features.references)
+    if not references:
+        raise FieldProblem(_list(where), "found no feature; name at least one, as 'view:feature'")
+    if len(references) > MAX_FEATURES:
+        raise TooLarge(_list(where), "features", len(references), MAX_FEATURES)
+    if len(set(references)) != len(references):
+        raise FieldProblem(_list(where), "a feature is named twice; name each once")
+    return references
+
+
+def _plan(published: Published, references: Sequence[str], where: str) -> FeaturePlan:
+    selected = [_feature(published, reference, where) for reference in references]
+    wanted: dict[str, list[str]] = {}
+    for view, feature in selected:
+        wanted.setdefault(view.name, []).append(feature.name)
+    views = tuple((published.views[name], tuple(features)) for name, features in wanted.items())
+    keys = {key.name: key.type for view, _ in views for key in view.keys}
+    return FeaturePlan(
+        columns=tuple(_column(view, feature, wanted[view.name].index(feature.name)) for view, feature in selected),
+        views=views,
+        keys=keys,
+        needed=", ".join(f"{name} ({kind})" for name, kind in keys.items()),
+        resources=tuple(view.name for view, _ in views),
+        fixed=all(feature.type.partition("<")[0] in WIDTHS for _, feature in selected),
+    )
+
+
+def _column(view: PublishedView, feature: FeatureField, position: int) -> ColumnPlan:
+    noise = feature.noise_stddev
+    return ColumnPlan(
+        view=view,
+        feature=feature.name,
+        position=position,
+        kind=feature.type.partition("<")[0],
+        reference=delimited(1, view.reference(feature.name).encode()),
+        noise=b"" if noise is None else _NOISE + struct.pack("<d", noise),
+    )
+
+
+def _feature(published: Published, reference: str, where: str) -> tuple[PublishedView, FeatureField]:
+    name, colon, feature = reference.partition(":")
+    if not colon:
+        raise FieldProblem(where, f"found a feature {shown(reference)}; allowed: 'view:feature'")
+    view = published.views.get(name)
+    if view is None:
+        known = ", ".join(sorted(published.views)) or "none"
+        raise NotServed(f"no view {shown(name)}; published: {known}")
+    found = view.feature(feature)
+    if found is None:
+        known = ", ".join(sorted(own.name for own in view.features))
+        raise NotServed(f"view {name} has no feature {shown(feature)}; it has: {known}")
+    return view, found
