@@ -24,7 +24,7 @@ from governance.recording import Recorder
 from governance.settings import Account, Settings
 from governance.verify.entries import SQLITE_SCHEMA, read_sqlite
 from governance.verify.heads import TreeHead, canonical, read_public_key
-from governance.verify.merkle import leaf_hash
+from governance.verify.merkle import Frontier, leaf_hash
 from governance.verify.replay import cap_statement
 from governance.verify.verification import Verification, verify
 from tests.support.releases import make_project, make_release, make_vector_release
