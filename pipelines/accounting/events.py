@@ -28,6 +28,19 @@ class GaussianEvent:
         if not (0 <= self.l2 < math.inf and 0 < self.sigma < math.inf and self.coordinates >= 0 and self.count >= 1):
             raise ValueError(f"l2 >= 0, sigma > 0, coordinates >= 0 and count >= 1 are allowed; found {self}")
 
+    @classmethod
+    def jointly(cls, *, rho: float, smallest_sigma: float, coordinates: int) -> GaussianEvent:
+        """Several measurements whose shift is bounded as one vector (`ClipNorm`): `sum (v / sigma)^2 <= 2 rho`.
+
+        A unit may put all of it where sigma is smallest, so that is the sigma that counts.
+
+        Args:
+            rho: of all of them together.
+            smallest_sigma: of any of them, in grid steps.
+            coordinates: sums that differ, at most, over all of them.
+        """
+        return cls(l2=smallest_sigma * math.sqrt(2 * rho), sigma=smallest_sigma, coordinates=coordinates)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaplaceEvent:

@@ -203,6 +203,17 @@ def test_the_least_noise_keeps_the_promise_and_uses_it(epsilon: float, delta: fl
         assert factor < 0.96 * renyi, "tight accounting must save noise"
 
 
+@pytest.mark.parametrize("shift", [(4, 0), (0, 9), (3, 6), (1, -8)])
+def test_a_joint_bound_covers_every_way_to_spend_it(shift: tuple[int, int]) -> None:
+    """Measurements clipped as one vector: the whole shift in the one with the least noise is the worst case."""
+    sigmas = (4.0, 9.0)
+    joint = GaussianEvent.jointly(rho=0.5, smallest_sigma=4.0, coordinates=2)
+    assert sum((v / s) ** 2 for v, s in zip(shift, sigmas, strict=True)) <= 2 * 0.5
+    for epsilon in np.linspace(0, 5, 41):
+        exact = exact_discrete_delta(shift, sigmas, float(epsilon))
+        assert exact * (1 - 1e-9) - 1e-18 <= events_delta([joint], float(epsilon))
+
+
 def test_grouped_events_count_as_often_as_they_occur() -> None:
     one = GaussianEvent(l2=2.0, sigma=40.0, coordinates=4)
     many = GaussianEvent(l2=2.0, sigma=40.0, coordinates=4, count=30)
