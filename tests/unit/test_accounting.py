@@ -203,7 +203,7 @@ def test_the_least_noise_keeps_the_promise_and_uses_it(epsilon: float, delta: fl
         assert factor < 0.96 * renyi, "tight accounting must save noise"
 
 
-@pytest.mark.parametrize("shift", [(4, 0), (0, 9), (3, 6), (1, -8)])
+@pytest.mark.parametrize("shift", [(4, 0), (0, 9), (2, 7), (1, -8)])
 def test_a_joint_bound_covers_every_way_to_spend_it(shift: tuple[int, int]) -> None:
     """Measurements clipped as one vector: the whole shift in the one with the least noise is the worst case."""
     sigmas = (4.0, 9.0)
