@@ -79,7 +79,7 @@ class PackedRedisOnlineStore(PackedOnlineStore):
     async def close(self) -> None:
         """Closes the connections of this event loop, and those of no loop."""
         for client in self._asynchronous.pop(asyncio.get_running_loop(), {}).values():
-            await client.aclose()
+            await PackedRedis.disconnect_async(client)
         for store in self._opened.values():
             store.close()
         self._opened.clear()

@@ -16,7 +16,7 @@ from typing import Any, Final
 from governance.errors import ConfigError, StoreUnreachable
 from governance.settings import RedisTopology, Settings
 
-__all__ = ["RedisAddress", "async_client", "client", "redis_errors"]
+__all__ = ["RedisAddress", "async_client", "client", "redis_errors", "sentinels_of"]
 
 _LIMITS: Final = {"socket_connect_timeout": 1, "socket_timeout": 5}
 
@@ -136,14 +136,20 @@ def async_client(address: RedisAddress) -> Any:
         return redis.Redis(host=host, port=port, **options)
 
 
+def sentinels_of(connected: Any) -> list[Any]:
+    """The clients of the Sentinels behind a client, which it does not close itself."""
+    manager = getattr(getattr(connected, "connection_pool", None), "sentinel_manager", None)
+    return [] if manager is None else list(manager.sentinels)
+
+
 @contextmanager
 def redis_errors(address: RedisAddress) -> Iterator[None]:
     """Turns whatever goes wrong on the way to Redis into `StoreUnreachable`."""
-    from redis.exceptions import RedisError
+    from redis.exceptions import RedisClusterException, RedisError
 
     try:
         yield
-    except (RedisError, OSError) as error:
+    except (RedisError, RedisClusterException, OSError) as error:
         raise StoreUnreachable(
             f"redis at {address} does not answer ({type(error).__name__}); start it, or correct "
             "[online_store] connection_string in hedgerow.toml; the publication in force is unchanged"

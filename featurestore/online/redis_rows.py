@@ -13,12 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.online.redis_client import RedisAddress, async_client, client, redis_errors
+from featurestore.online.redis_client import RedisAddress, async_client, client, redis_errors, sentinels_of
 from featurestore.rows import PackedRows, RowSchema, Texts, key_hashes
 from governance.errors import PublicationCorrupt
 from governance.settings import RedisTopology
@@ -65,7 +66,7 @@ def row_keys(table: str, keys: Texts) -> Texts:
         table: the view's table.
         keys: n entity keys, see `featurestore.rows.key_bytes`.
     """
-    buckets = (key_hashes([keys]) >> np.uint64(56)).astype(np.int64)
+    buckets = key_hashes([keys]) >> np.uint64(56)
     return Texts.joined([Texts.fixed(_PREFIXES[buckets]), Texts.repeated(_view_part(table), len(keys)), keys])
 
 
@@ -90,7 +91,8 @@ class PackedRedis:
 
     def close(self) -> None:
         """Closes the connections."""
-        self._client.close()
+        for connected in (self._client, *sentinels_of(self._client)):
+            connected.close()
 
     # --- rows --------------------------------------------------------------------------------------------------
 
@@ -120,10 +122,11 @@ class PackedRedis:
             if self._cluster:
                 found: list[bytes | None] = self._client.mget_nonatomic(wanted.tolist())
                 return found
-            parts = [
-                part for batch in _batches(len(wanted), _READ_BATCH) for part in self._call([_mget(wanted.take(batch))])
-            ]
-            return parts[0] if len(parts) == 1 else [row for part in parts for row in part]
+            if len(wanted) <= _READ_BATCH:
+                rows: list[bytes | None] = self._call([_mget(wanted)])[0]
+                return rows
+            parts = [self._call([_mget(wanted.take(batch))])[0] for batch in _batches(len(wanted), _READ_BATCH)]
+            return [row for part in parts for row in part]
 
     async def read_async(self, table: str, keys: Texts, connected: Any) -> list[bytes | None]:
         """The same with an asyncio client that `connect_async` made."""
@@ -135,8 +138,14 @@ class PackedRedis:
             return rows
 
     def connect_async(self) -> Any:
-        """A client for the running event loop; closed by its `aclose`."""
+        """A client for the running event loop; `disconnect_async` closes it."""
         return async_client(self._address)
+
+    @staticmethod
+    async def disconnect_async(connected: Any) -> None:
+        """Closes what `connect_async` made."""
+        for client_ in (connected, *sentinels_of(connected)):
+            await client_.aclose()
 
     def delete(self, table: str, keys: Texts) -> None:
         """Removes the rows of these keys; memory is freed in the background."""
@@ -249,7 +258,7 @@ class PackedRedis:
             texts = Texts.of(list(keys))
             pipeline = self._client.pipeline()
             for batch in _by_bucket(texts):
-                pipeline.unlink(*texts.take(batch).tolist())
+                pipeline.execute_command("UNLINK", *texts.take(batch).tolist())
             pipeline.execute()
             return
         for start in range(0, len(keys), _BATCH):
@@ -261,6 +270,7 @@ _PREFIXES: Final[NDArray[np.uint8]] = np.frombuffer(b"".join(b"h{%02x}" % i for 
 )
 
 
+@lru_cache(maxsize=1024)
 def _view_part(table: str) -> bytes:
     return hashlib.sha256(table.encode()).hexdigest()[:12].encode() + b":"
 
@@ -293,6 +303,9 @@ def _eval(script: bytes, keys: Texts, argument: bytes, values: Texts | None) -> 
 
 def _bulk(texts: Texts) -> bytes:
     """Strings as the Redis protocol writes them: `$<length>`, the bytes, each with a line end."""
+    if texts.width is not None:
+        head = Texts.repeated(b"$%d\r\n" % texts.width, len(texts))
+        return Texts.joined([head, texts, Texts.repeated(b"\r\n", len(texts))]).data.tobytes()
     sizes, which = np.unique(texts.lengths, return_inverse=True)
     heads = Texts.of([b"$%d\r\n" % size for size in sizes.tolist()])
     return Texts.joined([heads.take(which), texts, Texts.repeated(b"\r\n", len(texts))]).data.tobytes()

@@ -57,9 +57,6 @@ class PackedRows:
 
     def tolist(self) -> list[bytes]:
         """The rows as n Python byte strings."""
-        if self.tails is None and len(self.head):
-            rows: list[bytes] = np.ascontiguousarray(self.head).view(f"V{self.head.shape[1]}")[:, 0].tolist()
-            return rows
         return self.joined().tolist()
 
 

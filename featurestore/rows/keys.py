@@ -66,6 +66,9 @@ def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _hash(column: KeyColumn) -> NDArray[np.uint64]:
     if not isinstance(column, Texts):
         return _mix(column.astype(np.uint64))
+    if column.width is not None:
+        terms = np.add(column.matrix(), 1, dtype=np.uint64) * _powers(column.width)[: column.width]
+        return _mix(terms.sum(axis=1, dtype=np.uint64) + np.full(1, column.width, np.uint64) * _COMBINE)
     lengths = column.lengths
     positions = np.arange(len(column.data)) - np.repeat(column.offsets[:-1], lengths)
     longest = int(lengths.max(initial=0))

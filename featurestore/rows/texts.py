@@ -20,10 +20,12 @@ class Texts:
     Attributes:
         data: uint8 `(total,)`.
         offsets: int64 `(n + 1,)`, rising from 0 to `total`.
+        width: the length that every string is known to have; None where they may differ.
     """
 
     data: NDArray[np.uint8]
     offsets: NDArray[np.int64]
+    width: int | None = None
 
     @classmethod
     def of(cls, values: Sequence[bytes]) -> Texts:
@@ -78,6 +80,8 @@ class Texts:
     @classmethod
     def joined(cls, parts: Sequence[Texts]) -> Texts:
         """n strings, each the parts' strings at its position one after another; every part has n."""
+        if all(part.width is not None for part in parts):
+            return cls.fixed(np.concatenate([part.matrix() for part in parts], axis=1))
         lengths = np.stack([part.lengths for part in parts])
         offsets = _offsets(lengths.sum(axis=0))
         out = np.empty(offsets[-1], np.uint8)
@@ -91,7 +95,8 @@ class Texts:
     def fixed(cls, rows: NDArray[np.uint8]) -> Texts:
         """The rows of a matrix, uint8 `(n, width)`."""
         count, width = rows.shape
-        return cls(data=np.ascontiguousarray(rows).reshape(-1), offsets=np.arange(count + 1, dtype=np.int64) * width)
+        offsets = np.arange(0, (count + 1) * width, width) if width else np.zeros(count + 1, np.int64)
+        return cls(data=np.ascontiguousarray(rows).reshape(-1), offsets=offsets, width=width)
 
     @classmethod
     def repeated(cls, value: bytes, count: int) -> Texts:
@@ -105,10 +110,17 @@ class Texts:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Length of each string in bytes, `(n,)`."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
+
+    def matrix(self) -> NDArray[np.uint8]:
+        """The strings as the rows of a matrix, uint8 `(n, width)`; only where all have one known width."""
+        assert self.width is not None, "strings of any length are no matrix"
+        return self.data.reshape(len(self), self.width)
 
     def take(self, indexes: NDArray[np.integer[Any]]) -> Texts:
         """The strings at these positions, `(m,)`."""
+        if self.width is not None:
+            return Texts.fixed(self.matrix().take(indexes, axis=0))
         starts = self.offsets[indexes]
         return Texts.gather(self.data, starts, self.offsets[indexes + 1] - starts)
 
@@ -118,6 +130,9 @@ class Texts:
 
     def tolist(self) -> list[bytes]:
         """The strings as Python bytes."""
+        if self.width and len(self):
+            rows: list[bytes] = self.matrix().view(f"V{self.width}")[:, 0].tolist()
+            return rows
         data, offsets = self.data.tobytes(), self.offsets.tolist()
         return [data[a:b] for a, b in pairwise(offsets)]
 
