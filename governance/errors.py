@@ -15,6 +15,8 @@ privacy-unit id or a key.
     │   ├── ColumnTypeError       a column has a type that cannot be used
     │   ├── NullValue             nulls where a unit id, key, time or value is needed
     │   ├── NonFiniteValue        NaN or infinity
+    │   ├── VectorLength          a list that is not of the declared dimension
+    │   ├── LayoutCorrupt         a clustered table whose files are not as its layout says
     │   └── EmptyInput            a table without rows
     ├── LedgerError               the privacy ledger
     │   ├── BudgetExceeded        a reservation that an account cannot carry
@@ -30,6 +32,7 @@ privacy-unit id or a key.
     │   ├── StoreUnreachable      online store does not answer
     │   ├── NotPublished          a view, space or snapshot that nothing has published
     │   └── PublicationCorrupt    a publication record or catalogue that does not parse, or whose signature is wrong
+    ├── DatasetError              a training set that cannot be built, or is not what its manifest says
     ├── ServingError              the gRPC server and its client
     │   ├── PortBusy              the address is in use
     │   ├── RequestInvalid        names, types or sizes that the API does not take (INVALID_ARGUMENT)
@@ -55,6 +58,7 @@ __all__ = [
     "ColumnMissing",
     "ColumnTypeError",
     "ConfigError",
+    "DatasetError",
     "DefinitionError",
     "DeviceCorrupt",
     "DeviceError",
@@ -66,6 +70,7 @@ __all__ = [
     "HedgerowError",
     "InputError",
     "InputMissing",
+    "LayoutCorrupt",
     "LedgerCorrupt",
     "LedgerError",
     "NonFiniteValue",
@@ -87,6 +92,7 @@ __all__ = [
     "SnapshotRefused",
     "StoreUnreachable",
     "UnknownSignal",
+    "VectorLength",
 ]
 
 
@@ -179,6 +185,22 @@ class NonFiniteValue(InputError):
             f"{table}: column {column!r} has NaN or infinite values; drop or fill those rows upstream, "
             "nothing was released"
         )
+
+
+class VectorLength(InputError):
+    """A list column with vectors of another length than declared. How many, and how long, is not told: it is data."""
+
+    def __init__(self, table: str, column: str) -> None:
+        self.table = table
+        self.column = column
+        super().__init__(
+            f"{table}: column {column!r} has lists that are not of the declared dimension; correct the definition or "
+            "those rows, nothing was released"
+        )
+
+
+class LayoutCorrupt(InputError):
+    """A clustered table that is not as its layout says: bounds could fail silently."""
 
 
 class EmptyInput(InputError):
@@ -289,6 +311,10 @@ class NotPublished(PublicationError):
 
 class PublicationCorrupt(PublicationError):
     """A publication record or catalogue snapshot that does not parse, or does not match its checksum or signature."""
+
+
+class DatasetError(HedgerowError):
+    """A training set that cannot be built as asked, or that is not what its manifest says."""
 
 
 class ServingError(HedgerowError):
