@@ -1,11 +1,13 @@
 """Accounting: what noise of a given scale proves in (epsilon, delta), as tightly as is known, and how much noise a
 promise needs. Pure functions of numbers; nothing here reads a definition or data.
 
-Reading guide     gaussian    the continuous Gaussian, exactly (Balle and Wang 2018): `gaussian_delta`, `_epsilon`,
-`_mu`     events      mechanisms as data: `GaussianEvent`, `LaplaceEvent`, `ApproximateEvent`     lattice     the
-discrete Gaussian over many sums, with proof: `events_delta`, `events_epsilon`, `least_noise_factor`     selection
-private selection: why delta need not be split; `released_epsilon`, `combined_epsilon`     plans       plans fixed in
-advance, Laplace noise among them, by PLD: `plan_epsilon`, `laplace_epsilon`
+Reading guide
+    gaussian     the continuous Gaussian, exactly (Balle and Wang 2018): `gaussian_delta`, `_epsilon`, `_mu`
+    events       mechanisms as data: `GaussianEvent`, `LaplaceEvent`, `ApproximateEvent`
+    lattice      the discrete Gaussian over many sums, with proof: `events_delta`, `events_epsilon`,
+                 `least_noise_factor`
+    selection    private selection: why delta need not be split; `released_epsilon`, `combined_epsilon`
+    plans        plans fixed in advance, Laplace noise among them, by PLD: `plan_epsilon`, `laplace_epsilon`
 
 Which to call
     noise for (epsilon, delta)       sigma of each sum up to a common factor (the budget's split) as `GaussianEvent`s,
