@@ -4,10 +4,10 @@ Let `mu` be the Euclidean distance by which neighbors differ, in standard deviat
 
     delta(mu, epsilon) = Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu)
 
-(Balle and Wang 2018, Theorem 8), for any number of coordinates, because only the length of the shift counts. It
-grows with mu and falls with epsilon. With `a = epsilon/mu - mu/2` and `b = a + mu` it is `e^(-a^2/2) (erfcx(a/sqrt
-2) - erfcx(b/sqrt 2)) / 2`, which does not cancel in the tail as the textbook form does. What floating point can be
-off by is added, so every result errs on the safe side.
+(Balle and Wang 2018, Theorem 8), for any number of coordinates, because only the length of the shift counts. It grows
+with mu and falls with epsilon. With `a = epsilon/mu - mu/2` and `b = a + mu` it is
+`e^(-a^2/2) (erfcx(a/sqrt 2) - erfcx(b/sqrt 2)) / 2`, which does not cancel in the tail as the textbook form does.
+What floating point can be off by is added, so every result errs on the safe side.
 """
 
 from __future__ import annotations

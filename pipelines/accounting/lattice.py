@@ -10,19 +10,19 @@ independent. Let K be the number of non-zero `v_i`, let `s` be any number below 
 
     q = exp(-2 pi^2 s^2),  e = 2 q / (1 - q^3),  eta = K log((1 + e) / (1 - e)),  mu^2 = sum v_i^2 / (sigma_i^2 - s^2).
 
-Then for every epsilon the mechanism is (epsilon, delta)-DP on this pair with `delta = e^eta delta_G(mu, epsilon - 2
-eta)`, where `delta_G` is the continuous Gaussian's (module `gaussian`).
+Then for every epsilon the mechanism is (epsilon, delta)-DP on this pair with
+`delta = e^eta delta_G(mu, epsilon - 2 eta)`, where `delta_G` is the continuous Gaussian's (module `gaussian`).
 
-*Proof.* Sums that do not differ have noise that is independent of the data and of the rest: they change nothing.
-Take one that does, and `sigma^2 = t^2 + s^2`. Draw `x ~ N(v, t^2)` on the reals, and then the integer y with
-probability `g_s(y - x) / S(x)`, where g is the normal density and `S(x) = sum over integers z of g_s(z - x)`. By
-Poisson summation `S(x) = 1 + 2 sum over k >= 1 of exp(-2 pi^2 s^2 k^2) cos(2 pi k x)`, so `|S(x) - 1| <= 2 (q + q^4
-+ q^9 + ...) <= e`. Hence y has probability `integral of g_t(x - v) g_s(y - x) / S(x) dx`, which lies within `1/(1 +
-e)` and `1/(1 - e)` times `g_sigma(y - v)`. The mechanism's own probability is `g_sigma(y - v) / S_sigma` with `1 <=
-S_sigma <= 1 + e`, the same constant for every v because v is an integer. So the two differ by a factor within
-`e^(+-eta/K)`, and over K sums by `e^(+-eta)`, on both neighbors. The second mechanism is post-processing of
-continuous Gaussians at distance mu from each other; for an event E then `P_v[E] <= e^eta P~_v[E] <= e^eta
-(e^(epsilon - 2 eta) P~_0[E] + delta_G) <= e^epsilon P_0[E] + e^eta delta_G`. QED
+*Proof.* Sums that do not differ have noise that is independent of the data and of the rest: they change nothing. Take
+one that does, and `sigma^2 = t^2 + s^2`. Draw `x ~ N(v, t^2)` on the reals, and then the integer y with probability
+`g_s(y - x) / S(x)`, where g is the normal density and `S(x) = sum over integers z of g_s(z - x)`. By Poisson
+summation `S(x) = 1 + 2 sum over k >= 1 of exp(-2 pi^2 s^2 k^2) cos(2 pi k x)`, so
+`|S(x) - 1| <= 2 (q + q^4 + q^9 + ...) <= e`. Hence y has probability `integral of g_t(x - v) g_s(y - x) / S(x) dx`,
+which lies within `1/(1 + e)` and `1/(1 - e)` times `g_sigma(y - v)`. The mechanism's own probability is
+`g_sigma(y - v) / S_sigma` with `1 <= S_sigma <= 1 + e`, the same constant for every v because v is an integer. So the
+two differ by a factor within `e^(+-eta/K)`, and over K sums by `e^(+-eta)`, on both neighbors. The second mechanism
+is post-processing of continuous Gaussians at distance mu from each other; for an event E then
+`P_v[E] <= e^eta P~_v[E] <= e^eta (e^(epsilon - 2 eta) P~_0[E] + delta_G) <= e^epsilon P_0[E] + e^eta delta_G`. QED
 
 (The rounding is Peikert 2010, Theorem 3.1; the sum over the lattice is Micciancio and Regev 2007, Lemma 4.4.)
 

@@ -1,11 +1,11 @@
 """Private selection beside Gaussian noise: why delta need not be split between them.
 
 A key shows if its noisy unit count reaches a threshold. Let D' be D plus one unit, which touches t keys, of which j
-exist in D' only; each of these shows with probability at most p_t. Let E be the event that none does: `P[E] >= (1 -
-p_t)^j`. E depends on the noise of those j keys alone, so given E the release on D' is post-processing of the noisy
-sums over the keys of D, as it is on D, and these differ in the other `t - j` keys only. Let `delta_j` be the delta of
-the Gaussian noise with the unit in `t - j` keys. Taking on D an independent event of the same probability (Bun and
-Steinke 2016, Definition 8.1), both ways round
+exist in D' only; each of these shows with probability at most p_t. Let E be the event that none does:
+`P[E] >= (1 - p_t)^j`. E depends on the noise of those j keys alone, so given E the release on D' is post-processing
+of the noisy sums over the keys of D, as it is on D, and these differ in the other `t - j` keys only. Let `delta_j` be
+the delta of the Gaussian noise with the unit in `t - j` keys. Taking on D an independent event of the same
+probability (Bun and Steinke 2016, Definition 8.1), both ways round
 
     delta(epsilon) <= max over t and j <= t of  1 - (1 - p_t)^j (1 - delta_j(epsilon)).
 
