@@ -505,7 +505,7 @@ class Ledger:
             book = Recorder(self._store, frontier, self._clock)
             yield book
             if book.recorded:
-                head = book.seal(self._key_for(head))
+                head = book.seal(self._key_for(head), head)
         self._authentic = head
         if head is not None:
             self._heads.publish(head, self.public_key())

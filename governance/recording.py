@@ -15,7 +15,7 @@ from governance.canonical import canonical_bytes
 from governance.errors import LedgerCorrupt, LedgerError
 from governance.storage import EntryStore, StoredEntry, StoredHead
 from governance.verify.entries import columns_of
-from governance.verify.heads import TreeHead, fingerprint
+from governance.verify.heads import NO_PREVIOUS, TreeHead, fingerprint
 from governance.verify.merkle import Frontier, leaf_hash
 
 __all__ = ["Recorder", "entry_of", "stored_tree"]
@@ -180,13 +180,19 @@ class Recorder:
                 self._periods[account, period] = state
         return entry.sequence
 
-    def seal(self, key: Ed25519PrivateKey) -> TreeHead:
-        """Signs the tree as it is now and stores the head."""
+    def seal(self, key: Ed25519PrivateKey, previous: TreeHead | None) -> TreeHead:
+        """Signs the tree as it is now and stores the head.
+
+        Args:
+            key: the ledger's.
+            previous: the head before; None for the first.
+        """
         unsigned = TreeHead(
             size=self._frontier.size,
             root=self._frontier.root.hex(),
             at=self._clock().isoformat(timespec="milliseconds"),
             key=fingerprint(key.public_key()),
+            previous=NO_PREVIOUS if previous is None else previous.digest,
         )
         head = replace(unsigned, signature=key.sign(unsigned.signed_bytes()).hex())
         self._store.put_head(StoredHead(frontier=self._frontier.text, signed=head.to_line()))

@@ -3,11 +3,12 @@
 A head is one line of canonical JSON. What is signed is a fixed context followed by the head without its signature, so
 that a signature made for anything else under the same key is never one for a head:
 
-    {"at":"2026-01-05T10:00:00.000+00:00","key":"<sha256 of the public key>","root":"<hex>",
-     "schema":"hedgerow.ledger-head/1","signature":"<hex>","size":12}
+    {"at":"2026-01-05T10:00:00.000+00:00","key":"<sha256 of the public key>","previous":"<sha256 of the line before>",
+     "root":"<hex>","schema":"hedgerow.ledger-head/1","signature":"<hex>","size":12}
 
 A file of heads holds one line for each time that entries were recorded, oldest first. It is only ever appended to; a
-last line without its end was cut off by a crash and counts as not written.
+last line without its end was cut off by a crash and counts as not written. `previous` chains the lines, so that one
+signature vouches for all lines before it that are the ones it names.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "CAP_CONTEXT",
     "HEAD_CONTEXT",
     "HEAD_SCHEMA",
+    "NO_PREVIOUS",
     "TreeHead",
     "canonical",
     "fingerprint",
@@ -37,13 +39,20 @@ __all__ = [
 HEAD_SCHEMA = "hedgerow.ledger-head/1"
 HEAD_CONTEXT = b"hedgerow.ledger-head/1\x00"
 CAP_CONTEXT = b"hedgerow.cap-change/1\x00"
-_HASH = re.compile(r"[0-9a-f]{64}")
-_SIGNATURE = re.compile(r"[0-9a-f]{128}")
+NO_PREVIOUS = "0" * 64
+"""What the first head of a ledger says of the one before."""
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+_LINE = re.compile(
+    r'\{"at":"(?P<at>[0-9T:.+-]{19,40})","key":"(?P<key>[0-9a-f]{64})","previous":"(?P<previous>[0-9a-f]{64})",'
+    r'"root":"(?P<root>[0-9a-f]{64})","schema":"hedgerow\.ledger-head/1","signature":"(?P<signature>[0-9a-f]{128})",'
+    r'"size":(?P<size>[1-9][0-9]{0,17})\}'
+)
 
 
 def canonical(value: object) -> bytes:
     """The one byte form of a JSON value (RFC 8785 as far as the ledger uses it)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def fingerprint(key: Ed25519PublicKey) -> str:
@@ -82,6 +91,7 @@ class TreeHead:
         root: the tree's root, hex.
         at: when it was signed, ISO 8601 UTC.
         key: `fingerprint` of the ledger's key.
+        previous: `digest` of the ledger's head before this one; `NO_PREVIOUS` for the first.
         signature: Ed25519, hex.
     """
 
@@ -89,11 +99,13 @@ class TreeHead:
     root: str
     at: str
     key: str
+    previous: str = NO_PREVIOUS
     signature: str = ""
 
     def signed_bytes(self) -> bytes:
         """What the signature covers."""
-        unsigned = {"at": self.at, "key": self.key, "root": self.root, "schema": HEAD_SCHEMA, "size": self.size}
+        unsigned = self.to_json()
+        del unsigned["signature"]
         return HEAD_CONTEXT + canonical(unsigned)
 
     def to_json(self) -> dict[str, object]:
@@ -101,6 +113,7 @@ class TreeHead:
         return {
             "at": self.at,
             "key": self.key,
+            "previous": self.previous,
             "root": self.root,
             "schema": HEAD_SCHEMA,
             "signature": self.signature,
@@ -111,27 +124,23 @@ class TreeHead:
         """Canonical JSON, without the end of the line."""
         return canonical(self.to_json()).decode()
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the line, hex: what the next head calls `previous`."""
+        return hashlib.sha256(self.to_line().encode()).hexdigest()
+
     @classmethod
     def from_line(cls, line: str) -> TreeHead:
         """The inverse of `to_line`.
 
         Raises:
-            ValueError: not a head, or not in its canonical form.
+            ValueError: not a head in its canonical form.
         """
-        value = json.loads(line)
-        if not isinstance(value, dict) or value.pop("schema", None) != HEAD_SCHEMA:
+        found = _LINE.fullmatch(line)
+        if found is None:
             raise ValueError(f"not a {HEAD_SCHEMA}")
-        if value.keys() != {"at", "key", "root", "signature", "size"} or type(value["size"]) is not int:
-            raise ValueError("unknown or missing fields")
-        texts = (value["root"], value["key"], value["signature"], value["at"])
-        if not all(isinstance(text, str) for text in texts) or value["size"] < 0:
-            raise ValueError("fields of a wrong type")
-        if not (_HASH.fullmatch(texts[0]) and _HASH.fullmatch(texts[1]) and _SIGNATURE.fullmatch(texts[2])):
-            raise ValueError("not hexadecimal hashes and signature")
-        head = cls(**value)
-        if head.to_line() != line:
-            raise ValueError("not in canonical form")
-        return head
+        fields: dict[str, str] = found.groupdict()
+        return cls(size=int(fields.pop("size")), **fields)
 
     def is_signed_by(self, key: Ed25519PublicKey) -> bool:
         """Whether the key made the signature."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,49 +149,67 @@ class _Heads:
 
     def stored(self, source: Source) -> None:
         """Takes the head in the database."""
-        where = f"{source.name}: head"
         self._has_store = any(row.digest is not None for row in source.rows)
         self._frontier = source.frontier
         if source.signed_head is not None:
-            self._stored = self._take(source.signed_head, where)
+            where = f"{source.name}: head"
+            head = self._parse(source.signed_head, where)
+            if head is not None and self._signed(head, where):
+                self._placed.append(_Placed(head, where))
+                self._stored = head
 
     def read(self, path: Path) -> None:
-        """Takes a file of heads."""
+        """Takes a file of heads.
+
+        Newest first: a head that the one after it names by its hash needs no signature of its own to be checked.
+        """
         try:
             data = path.read_bytes()
         except OSError as error:
             message = f"The published heads cannot be read ({error.strerror})."
             self._find(Problem.UNREADABLE, path.name, message)
             return
-        self._newest[str(path)] = 0
-        last = 0
-        for number, line in enumerate(head_lines(data), start=1):
-            where = f"{path}:{number}"
-            head = self._take(line.decode("utf-8", errors="replace"), where)
+        lines = head_lines(data)
+        taken: list[_Placed] = []
+        vouched = ""
+        for number in range(len(lines), 0, -1):
+            line, where = lines[number - 1], f"{path}:{number}"
+            head = self._parse(line.decode("utf-8", errors="replace"), where)
             if head is None:
+                vouched = ""
                 continue
-            if head.size <= last:
-                self._find(Problem.FORK, where, f"It goes back from {last} entries to {head.size}.")
-            last = max(last, head.size)
-            self._newest[str(path)] = last
+            if hashlib.sha256(line).hexdigest() == vouched or self._signed(head, where):
+                taken.append(_Placed(head, where))
+                vouched = head.previous
+            else:
+                vouched = ""
+        last = 0
+        for placed in reversed(taken):
+            if placed.head.size <= last:
+                self._find(Problem.FORK, placed.where, f"It goes back from {last} entries to {placed.head.size}.")
+            last = max(last, placed.head.size)
+        self._newest[str(path)] = last
+        self._placed += reversed(taken)
 
-    def _take(self, line: object, where: str) -> TreeHead | None:
+    def _parse(self, line: object, where: str) -> TreeHead | None:
+        """A head of this ledger, not yet trusted."""
         try:
-            if not isinstance(line, str):
-                raise ValueError("not text")
-            head = TreeHead.from_line(line)
-        except (ValueError, RecursionError) as error:
-            self._find(Problem.HEAD_FORGED, where, f"It is not a tree head ({error}).")
+            head = TreeHead.from_line(line if isinstance(line, str) else "")
+        except ValueError:
+            self._find(Problem.HEAD_FORGED, where, "It is not a tree head.")
             return None
         if head.key != self.key_name:
             self._find(Problem.HEAD_FOREIGN, where, f"It is signed for the key {head.key[:16]}, another ledger's.")
             return None
+        return head
+
+    def _signed(self, head: TreeHead, where: str) -> bool:
+        """Whether the ledger's key signed it."""
         if head not in self._sound and not head.is_signed_by(self._key):
             self._find(Problem.HEAD_FORGED, where, f"The ledger's key did not sign it (size {head.size}).")
-            return None
+            return False
         self._sound.add(head)
-        self._placed.append(_Placed(head, where))
-        return head
+        return True
 
     def compare(self, entries: Sequence[CheckedEntry]) -> tuple[int, bytes]:
         """How many heads the entries give, and the root of all of them."""
