@@ -20,8 +20,10 @@ from serving.problems import DETAILS_TRAILER, Details, encode_details
 __all__ = ["AdmissionInterceptor", "WorkerPool"]
 
 _GAIN: Final = 0.05
-_LEAST_AHEAD: Final = 4
+_LEAST_AHEAD: Final = 2
 """So many calls ahead make a measurement of throughput."""
+_FIRST_WAITING: Final = 256
+"""So many may wait until the first measurements."""
 _MOST_WAITING: Final = 4_096
 _CONTROL: Final = "/grpc.health.v1.Health/"
 _RETRY_SECONDS: Final = (0.05, 5.0)
@@ -40,7 +42,7 @@ class WorkerPool(ThreadPoolExecutor):
         super().__init__(threads, thread_name_prefix="serving", initializer=initializer)
         self._queue_seconds = queue_seconds
         self._least = 2 * threads
-        self._rate = self._least / queue_seconds
+        self._rate = _FIRST_WAITING / queue_seconds
 
     @property
     def waiting(self) -> int:

@@ -5,18 +5,19 @@ Functions of one publication and one request; answers are serialised messages.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.freshness import earliest
 from featurestore.publication import PublishedView
-from featurestore.rows import FeatureColumns, Texts
+from featurestore.rows import FeatureColumns, KeyColumn, Texts, text_keys
 from serving.access import Permit
 from serving.columns import KINDS, bitmap, get_column, run_array
 from serving.limits import MAX_MESSAGE_BYTES, MAX_ROWS, MAX_STREAM_ROWS
-from serving.plans import FeaturePlan, Frame, plan_for
+from serving.plans import FeaturePlan, Frame, ViewPlan, plan_for
 from serving.problems import FieldProblem, TooLarge, shown
 from serving.state import Published
 from serving.v1 import features_pb2
@@ -33,7 +34,7 @@ _FOUND: Final = features_pb2.ViewRows.FOUND_FIELD_NUMBER
 _EVENT_TIMES: Final = features_pb2.ViewRows.EVENT_TIMES_FIELD_NUMBER
 _RELEASE_INDEXES: Final = features_pb2.ViewRows.RELEASE_INDEXES_FIELD_NUMBER
 
-Keys = Mapping[str, Sequence[Any]]
+Keys = Mapping[str, Any]
 """Key columns by name: int64 arrays, and lists of texts."""
 
 
@@ -125,11 +126,7 @@ def encode_features(published: Published, plan: FeaturePlan, rows: int, keys: Ke
         RequestInvalid: a key value that its type does not allow; an answer that is larger than a message may be.
         StoreUnreachable: the online store does not answer.
     """
-    reader = published.reader
-    assert reader is not None, "views come with a reader"
-    answers: dict[str, FeatureColumns] = {}
-    for view, features in plan.views:
-        answers[view.name] = reader.get(view, features, {key.name: keys[key.name] for key in view.keys})
+    answers = {own.view.name: _look_up(published, own, {name: keys[name] for name in own.keys}) for own in plan.views}
     key = _frame_key(plan, rows, answers)
     if key is not None and (frame := plan.frames.get(key)) is not None:
         whole = frame.fill(_arrays(plan, answers))
@@ -141,6 +138,24 @@ def encode_features(published: Published, plan: FeaturePlan, rows: int, keys: Ke
     if len(whole) > MAX_MESSAGE_BYTES:
         raise TooLarge("request", "bytes in the answer", len(whole), MAX_MESSAGE_BYTES)
     return whole
+
+
+def _look_up(published: Published, plan: ViewPlan, keys: Keys) -> FeatureColumns:
+    """A view's rows: straight from its snapshot where that takes the keys as they are, else through the reader.
+
+    The plan has checked the names already, once for all calls.
+    """
+    snapshot = published.snapshots.get(plan.view.name) if plan.direct else None
+    if snapshot is None:
+        reader = published.reader
+        assert reader is not None, "views come with a reader"
+        return reader.get(plan.view, plan.features, keys)
+    columns: dict[str, KeyColumn] = {
+        name: text_keys(column) if isinstance(column, list) else column for name, column in keys.items()
+    }
+    answer = snapshot.get(columns, plan.features)
+    seconds = plan.view.ttl_seconds
+    return answer.since(earliest(seconds, published.clock())) if seconds else answer
 
 
 def _frame_key(plan: FeaturePlan, rows: int, answers: Mapping[str, FeatureColumns]) -> tuple[Any, ...] | None:
@@ -165,7 +180,7 @@ def _arrays(plan: FeaturePlan, answers: Mapping[str, FeatureColumns]) -> list[me
         values = answers[column.view.name].values[column.feature]
         assert not isinstance(values, Texts), "only plans without texts have frames"
         arrays.append(run_array(column.kind, values).data)
-    arrays += [run_array("timestamp", answers[view.name].event_times).data for view, _ in plan.views]
+    arrays += [run_array("timestamp", answers[own.view.name].event_times).data for own in plan.views]
     return arrays
 
 
@@ -176,8 +191,8 @@ def _pieces(published: Published, plan: FeaturePlan, rows: int, answers: Mapping
         answer = answers[column.view.name]
         pieces += column.encode(answer.values[column.feature], bitmap(~answer.nulls[column.position]))
     releases: dict[str, int] = {}
-    for view, _ in plan.views:
-        content = _view_rows(view, answers[view.name], releases)
+    for own in plan.views:
+        content = _view_rows(own.view, answers[own.view.name], releases)
         pieces += (header(_VIEWS, sum(map(_size, content))), *content)
     pieces += [delimited(_RELEASES, release.encode()) for release in releases]
     pieces.append(uint(_PUBLICATION, published.sequence))

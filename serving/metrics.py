@@ -2,7 +2,6 @@
 
     hedgerow_calls_total{method, code}                  calls that ended
     hedgerow_call_seconds{method}                       histogram: from the thread's first look at a call to its answer
-    hedgerow_calls_in_progress                          calls that threads work on
     hedgerow_calls_refused_total{method}                calls refused because the queue was full
     hedgerow_queue_waiting, hedgerow_queue_most         calls waiting for a thread; how many may
     hedgerow_release_age_seconds{view}                  since the newest release's window ended
@@ -39,9 +38,6 @@ class Metrics:
         self.calls = Counter("hedgerow_calls", "Calls that ended.", ("method", "code"), registry=own)
         self.seconds = Histogram(
             "hedgerow_call_seconds", "Time a call takes.", ("method",), buckets=_BUCKETS, registry=own
-        )
-        self.running = Gauge(
-            "hedgerow_calls_in_progress", "Calls being answered.", multiprocess_mode="livesum", registry=own
         )
         self.refused = Counter(
             "hedgerow_calls_refused", "Calls refused because the queue was full.", ("method",), registry=own
@@ -94,19 +90,17 @@ class MetricsInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # g
         return handler
 
     def _timed(self, behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
-        seconds, running = self._metrics.seconds.labels(method), self._metrics.running
+        seconds = self._metrics.seconds.labels(method)
         succeeded = self._metrics.calls.labels(method, "OK")
 
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             began = time.perf_counter()
-            running.inc()
             try:
                 answer = behavior(request, context)
             except BaseException:
                 self._metrics.calls.labels(method, _code(context)).inc()
                 raise
             finally:
-                running.dec()
                 seconds.observe(time.perf_counter() - began)
             succeeded.inc()
             return answer
@@ -117,11 +111,10 @@ class MetricsInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # g
         return call
 
     def _timed_stream(self, behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
-        seconds, running = self._metrics.seconds.labels(method), self._metrics.running
+        seconds = self._metrics.seconds.labels(method)
 
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             began = time.perf_counter()
-            running.inc()
             code = "CANCELLED"
             try:
                 yield from behavior(request, context)
@@ -132,7 +125,6 @@ class MetricsInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # g
                 code = _code(context)
                 raise
             finally:
-                running.dec()
                 seconds.observe(time.perf_counter() - began)
                 self._metrics.calls.labels(method, code).inc()
 

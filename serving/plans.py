@@ -106,12 +106,29 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ViewPlan:
+    """One view that a selection reads.
+
+    Attributes:
+        view: the view.
+        features: what is wanted of it.
+        keys: names of its key columns.
+        direct: whether a snapshot takes its keys as they come: integers and texts.
+    """
+
+    view: PublishedView
+    features: tuple[str, ...]
+    keys: tuple[str, ...]
+    direct: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeaturePlan:
     """A selection, resolved.
 
     Attributes:
         columns: in the order of the answer.
-        views: each view that is read, with the features that are wanted of it.
+        views: each view that is read.
         keys: name of every key column that is needed → its type.
         needed: the same in words, for messages.
         resources: what is read, as access rules name it.
@@ -120,7 +137,7 @@ class FeaturePlan:
     """
 
     columns: tuple[ColumnPlan, ...]
-    views: tuple[tuple[PublishedView, tuple[str, ...]], ...]
+    views: tuple[ViewPlan, ...]
     keys: Mapping[str, str]
     needed: str
     resources: tuple[str, ...]
@@ -188,15 +205,24 @@ def _plan(published: Published, references: Sequence[str], where: str) -> Featur
     wanted: dict[str, list[str]] = {}
     for view, feature in selected:
         wanted.setdefault(view.name, []).append(feature.name)
-    views = tuple((published.views[name], tuple(features)) for name, features in wanted.items())
-    keys = {key.name: key.type for view, _ in views for key in view.keys}
+    views = tuple(_view(published.views[name], features) for name, features in wanted.items())
+    keys = {key.name: key.type for own in views for key in own.view.keys}
     return FeaturePlan(
         columns=tuple(_column(view, feature, wanted[view.name].index(feature.name)) for view, feature in selected),
         views=views,
         keys=keys,
         needed=", ".join(f"{name} ({kind})" for name, kind in keys.items()),
-        resources=tuple(view.name for view, _ in views),
+        resources=tuple(own.view.name for own in views),
         fixed=all(feature.type.partition("<")[0] in WIDTHS for _, feature in selected),
+    )
+
+
+def _view(view: PublishedView, features: Sequence[str]) -> ViewPlan:
+    return ViewPlan(
+        view=view,
+        features=tuple(features),
+        keys=tuple(key.name for key in view.keys),
+        direct=all(key.type in ("int64", "string") for key in view.keys),
     )
 
 

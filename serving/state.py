@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
 from featurestore.catalogue import verify
+from featurestore.freshness import project_clock
 from featurestore.online import OnlineReader
 from featurestore.publication import Publication, PublishedCatalogue, PublishedService, PublishedView
+from featurestore.reading import PublishedReader
+from featurestore.snapshots import Snapshot
 from governance.canonical import sha256_hex
 from governance.errors import NotPublished, PublicationCorrupt
 from governance.settings import Settings
@@ -46,6 +50,8 @@ class Published:
         spaces: by name, opened.
         catalogue: None where there is none.
         reader: reads the views' rows; None where there are no views.
+        snapshots: view → its release snapshot, for the views that are answered from one.
+        clock: gives the time by which rows grow too old.
         plans: selection → what it means here and the cached bytes of its answers; see `serving.plans`.
     """
 
@@ -55,11 +61,13 @@ class Published:
     spaces: Mapping[str, VectorSpace]
     catalogue: CatalogueFile | None
     reader: OnlineReader | None
+    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     plans: dict[str | bytes, FeaturePlan] = field(default_factory=dict)
 
 
 def open_published(
-    settings: Settings, publication: Publication, reader: OnlineReader | None, previous: Published | None = None
+    settings: Settings, publication: Publication, reader: PublishedReader | None, previous: Published | None = None
 ) -> Published:
     """Opens and verifies everything a publication names.
 
@@ -91,6 +99,8 @@ def open_published(
         spaces=MappingProxyType(spaces),
         catalogue=_catalogue(settings, publication.catalogue, previous),
         reader=reader,
+        snapshots=MappingProxyType(dict(reader.snapshots)) if reader else MappingProxyType({}),
+        clock=project_clock(settings),
     )
 
 
