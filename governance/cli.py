@@ -23,15 +23,19 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write; by default below the state folder.")
     ] = None,
+    pdf: Annotated[bool, typer.Option("--pdf/--no-pdf", help="Also write it as PDF.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
-    """Write report.json and report.html: what was released, what it cost, and whether the record holds together."""
-    from governance.report import build, write
+    """Write the report: what was released, what it cost, and whether the record holds together.
+
+    report.json is the object of record, signed where the ledger's key is at hand; report.html and report.pdf show it.
+    """
+    from governance.report import build, report_key, write
 
     settings = load_settings(project)
     with open_ledger(settings) as ledger:
         built = build(settings, ledger)
-    files = write(built, out if out is not None else settings.report_dir)
+    files = write(built, out if out is not None else settings.report_dir, key=report_key(settings), paper=pdf)
     if json:
         typer.echo(json_module.dumps(_summary(built, files)))
     else:
@@ -91,6 +95,8 @@ def _summary(report: Report, files: ReportFiles) -> dict[str, object]:
     return {
         "report": str(files.html),
         "json": str(files.json),
+        "pdf": str(files.pdf) if files.pdf else None,
+        "signature": str(files.signature) if files.signature else None,
         "sha256": files.sha256,
         "releases": len(report.releases),
         "verified": report.verified,
@@ -151,4 +157,10 @@ def _show(report: Report, files: ReportFiles) -> None:
         console.print(Text.assemble((str(finding.severity), style), f"  {finding.subject}: {finding.message}"))
     console.print(Text.assemble(("report  ", "bold"), str(files.html)), soft_wrap=True)
     console.print(Text.assemble(("json    ", "bold"), str(files.json)), soft_wrap=True)
+    console.print(
+        Text.assemble(("pdf     ", "bold"), str(files.pdf or files.problem or "not asked for")), soft_wrap=True
+    )
+    console.print(
+        Text.assemble(("signed  ", "bold"), str(files.signature or "no: the key is not here")), soft_wrap=True
+    )
     console.print(Text.assemble(("sha256  ", "bold"), files.sha256), soft_wrap=True)

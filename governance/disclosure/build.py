@@ -46,6 +46,7 @@ class Accounting:
 def disclosure_of(
     manifest: Manifest,
     *,
+    committed_at: str,
     policy: Policy,
     reporting_delta: float,
     accounting: Accounting | None,
@@ -56,6 +57,7 @@ def disclosure_of(
 
     Args:
         manifest: what ran.
+        committed_at: when the ledger committed it, ISO 8601.
         policy: the project's, for its record and its datasets.
         reporting_delta: the delta at which the account's epsilon is told.
         accounting: of the account that paid; None for public inputs.
@@ -64,7 +66,7 @@ def disclosure_of(
     """
     return model.Disclosure(
         id=manifest.release_id,
-        basic=_basic(manifest, policy.record),
+        basic=_basic(manifest, committed_at, policy.record),
         guarantee=_guarantee(manifest, policy, accounting, reporting_delta),
         unit=_unit(manifest, policy.record),
         trust=_trust(manifest, policy.record),
@@ -78,7 +80,7 @@ def disclosure_of(
     )
 
 
-def _basic(manifest: Manifest, record: ProcessingRecord | None) -> model.Basic:
+def _basic(manifest: Manifest, committed_at: str, record: ProcessingRecord | None) -> model.Basic:
     signal = manifest.signal
     vectors = any(column.role == "vector" for column in manifest.columns)
     product: Literal["Summary statistics", "Machine learning model", "Dataset"] = "Summary statistics"
@@ -92,7 +94,7 @@ def _basic(manifest: Manifest, record: ProcessingRecord | None) -> model.Basic:
         intended_use=f"{signal.purpose}: {'vectors' if vectors else 'features'} for recommendation models",
         product_type=product,
         region=record.region if record else NOT_STATED,
-        first_published=date.fromisoformat(manifest.created_at[:10]),
+        first_published=date.fromisoformat(committed_at[:10]),
         sector=record.sector if record else None,
         purpose_keys=(signal.purpose,),
         audience=", ".join(record.recipients) if record else None,

@@ -95,6 +95,7 @@ def disclose(settings: Settings, ledger: Ledger, policy: Policy) -> tuple[tuple[
         )
         disclosure = disclosure_of(
             manifest,
+            committed_at=release.commit.at,
             policy=policy,
             reporting_delta=settings.reporting_delta,
             accounting=accounting_of(settings, manifest, balances, releases),

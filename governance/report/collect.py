@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,8 +11,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from governance.canonical import sha256_hex
+from governance.disclosure import Proof
+from governance.disclosure.collect import Committed, proof_of, renewal_of
 from governance.errors import ReleaseCorrupt
 from governance.ledger import Balance, Entry, EntryKind, Ledger, Run
+from governance.policy import load_policy
 from governance.privacy import PrivacyLoss
 from governance.release import MANIFEST_NAME, Manifest, ReleaseStore
 from governance.report.checks import (
@@ -22,6 +25,13 @@ from governance.report.checks import (
     release_findings,
     run_findings,
     status_of,
+)
+from governance.report.context import (
+    guarantees_of,
+    policy_findings,
+    policy_record,
+    processing_record,
+    quality_records,
 )
 from governance.report.document import (
     AccountRecord,
@@ -34,12 +44,14 @@ from governance.report.document import (
     Refusal,
     ReleaseContent,
     ReleaseRecord,
+    ReleaseStatus,
     Report,
     Severity,
     SignalRecord,
     Spend,
 )
 from governance.settings import Settings
+from governance.verify.heads import TreeHead
 
 __all__ = ["build"]
 
@@ -63,13 +75,17 @@ def build(settings: Settings, ledger: Ledger, clock: Callable[[], datetime] = _u
     Raises:
         LedgerCorrupt: the ledger's own entries do not chain; nothing could be reported from it.
     """
-    books = _read(ledger)
-    evidence = [_gather(settings, books, release_id) for release_id in _release_ids(settings, books)]
-    releases = _in_order(tuple(_release(found) for found in evidence))
+    books, policy, now = _read(ledger), load_policy(settings), clock().astimezone(UTC)
+    evidence = [_gather(settings, books, release_id) for release_id in sorted(_release_ids(settings, books))]
+    releases = _in_order(tuple(_release(found, books) for found in evidence))
+    trusted = _trusted(evidence, releases)
+    processing = processing_record(policy, trusted)
+    decided = policy_record(settings, policy, trusted, now)
     findings = (
         release_findings(releases)
         + account_findings(books.balances, settings.accounts)
         + run_findings(books.runs, releases)
+        + policy_findings(decided, processing)
     )
     return Report(
         project=ProjectRecord(
@@ -78,22 +94,28 @@ def build(settings: Settings, ledger: Ledger, clock: Callable[[], datetime] = _u
             reporting_delta=settings.reporting_delta,
             releases_dir=_relative(str(settings.releases_dir), settings.root),
         ),
-        generated_at=clock().astimezone(UTC).isoformat(timespec="seconds"),
-        ledger=LedgerRecord(entries=len(books.entries), head=books.entries[-1].hash if books.entries else ""),
+        generated_at=now.isoformat(timespec="seconds"),
+        ledger=_ledger(books),
         findings=_failures_first(findings),
         accounts=_accounts(settings, books),
         releases=releases,
         refusals=tuple(_refusal(entry) for entry in reversed(books.entries) if entry.kind is EntryKind.REFUSED),
+        processing=processing,
+        guarantees=guarantees_of(settings, policy, trusted, books.proofs, books.balances),
+        quality=quality_records(trusted),
+        policy=decided,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Books:
-    """The ledger as it stood at one moment."""
+    """The ledger as it stood at one moment, with a proof of every COMMIT entry under the head of that moment."""
 
     entries: tuple[Entry, ...]
     balances: tuple[Balance, ...]
     runs: tuple[Run, ...]
+    head: TreeHead | None
+    proofs: Mapping[int, Proof]
 
     def of_run(self, run_id: str | None) -> tuple[Entry, ...]:
         """The entries of one run."""
@@ -101,12 +123,32 @@ class _Books:
 
 
 def _read(ledger: Ledger) -> _Books:
-    """Entries, balances and runs that agree, also while other processes append."""
+    """Entries, balances, runs and proofs that agree, also while other processes append."""
     while True:
-        entries = ledger.entries()
-        books = _Books(entries=entries, balances=ledger.balances(), runs=ledger.runs())
-        if len(ledger.entries()) == len(entries):
+        entries, head = ledger.entries(), ledger.head()
+        commits = [entry.sequence for entry in entries if entry.kind is EntryKind.COMMIT]
+        proofs = {number: proof_of(document) for number, document in ledger.inclusion_proofs(commits).items()}
+        books = _Books(entries=entries, balances=ledger.balances(), runs=ledger.runs(), head=head, proofs=proofs)
+        if ledger.head() == head and (head.size if head else 0) == len(entries):
             return books
+
+
+def _ledger(books: _Books) -> LedgerRecord:
+    head = books.head
+    if head is None:
+        return LedgerRecord(entries=0, root="", at="", key="", signature="")
+    return LedgerRecord(entries=head.size, root=head.root, at=head.at, key=head.key, signature=head.signature)
+
+
+def _trusted(evidence: Sequence[Evidence], releases: Sequence[ReleaseRecord]) -> tuple[Committed, ...]:
+    """The releases whose every check passed: what they say of themselves may be repeated."""
+    verified = {release.release_id for release in releases if release.status is ReleaseStatus.VERIFIED}
+    trusted = []
+    for found in evidence:
+        if found.release_id in verified and found.manifest is not None and found.commit is not None:
+            started = next((e.at for e in found.entries if e.kind is EntryKind.RESERVE), found.commit.at)
+            trusted.append(Committed(manifest=found.manifest, started_at=started, commit=found.commit))
+    return tuple(trusted)
 
 
 # --- releases --------------------------------------------------------------------------------------------------
@@ -160,8 +202,9 @@ def _files_problem(store: ReleaseStore, manifest: Manifest, root: Path) -> str:
     return ""
 
 
-def _release(evidence: Evidence) -> ReleaseRecord:
+def _release(evidence: Evidence, books: _Books) -> ReleaseRecord:
     checks = check_release(evidence)
+    proof = books.proofs.get(evidence.commit.sequence) if evidence.commit else None
     return ReleaseRecord(
         release_id=evidence.release_id,
         status=status_of(evidence, checks),
@@ -172,6 +215,7 @@ def _release(evidence: Evidence) -> ReleaseRecord:
             LedgerEntry(sequence=entry.sequence, kind=str(entry.kind), at=entry.at, hash=entry.hash)
             for entry in evidence.entries
         ),
+        inclusion=proof.inclusion if proof else None,
         checks=checks,
     )
 
@@ -245,6 +289,9 @@ def _accounts(settings: Settings, books: _Books) -> tuple[AccountRecord, ...]:
                     remaining=_epsilon(balance.remaining, settings.reporting_delta),
                 ),
                 fits_again=_fits(history[-1].loss, balance.remaining) if history else None,
+                period=balance.period,
+                renewal=renewal_of(account),
+                lifetime_spent=balance.lifetime_spent,
                 history=history,
             )
         )
@@ -291,6 +338,7 @@ def _refusal(entry: Entry) -> Refusal:
         asked=PrivacyLoss.from_json(detail["loss"]) if "loss" in detail else None,
         remaining=PrivacyLoss.from_json(detail["remaining"]) if "remaining" in detail else None,
         reason=str(detail.get("reason", "")),
+        rules=tuple(str(rule) for rule in detail.get("rules", ())),
     )
 
 

@@ -1,4 +1,4 @@
-"""The report as data: frozen records whose canonical JSON is the object that is hashed (and later signed)."""
+"""The report as data: frozen records whose canonical JSON is the object that is hashed and signed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from governance.canonical import Json, canonical_bytes, sha256_hex
 from governance.privacy import PrivacyLoss
 from governance.release import Column, DataFile, Guarantee, InputFingerprint, LedgerReference, WindowReference
+from governance.report.records import GuaranteeRecord, PolicyRecord, ProcessingRecord, QualityRecord
 
 __all__ = [
     "AccountRecord",
@@ -30,7 +31,7 @@ __all__ = [
     "Spend",
 ]
 
-SCHEMA = "hedgerow.report/1"
+SCHEMA = "hedgerow.report/2"
 
 
 class Severity(StrEnum):
@@ -135,6 +136,9 @@ class AccountRecord:
         remaining: cap less spent and held.
         epsilon: the same as epsilon.
         fits_again: how often the last release's loss still fits; None before the first draw.
+        period: first day of the period that spent and held are about; None for an account that never renews.
+        renewal: whether and when the cap is renewed, in words.
+        lifetime_spent: drawn over all periods; None where the account does not renew.
         history: every draw.
     """
 
@@ -149,6 +153,9 @@ class AccountRecord:
     remaining: PrivacyLoss
     epsilon: Epsilons
     fits_again: int | None
+    period: str | None
+    renewal: str
+    lifetime_spent: PrivacyLoss | None
     history: tuple[Spend, ...]
 
 
@@ -204,6 +211,7 @@ class ReleaseRecord:
         found_sha256: the SHA-256 of manifest.json on disk; None if absent.
         content: what the manifest says; None if it cannot be read.
         entries: the run's ledger entries.
+        inclusion: RFC 6962 path, hex, from the COMMIT entry's leaf to the report's ledger head; None without a COMMIT.
         checks: every check that could be made.
     """
 
@@ -213,6 +221,7 @@ class ReleaseRecord:
     found_sha256: str | None
     content: ReleaseContent | None
     entries: tuple[LedgerEntry, ...]
+    inclusion: tuple[str, ...] | None
     checks: tuple[Check, ...]
 
     @property
@@ -233,6 +242,7 @@ class Refusal:
         asked: the loss asked for; None for another reason than the budget.
         remaining: what the account had left then.
         reason: why.
+        rules: ids of the policy's rules that refused; empty for another reason.
     """
 
     sequence: int
@@ -242,14 +252,26 @@ class Refusal:
     asked: PrivacyLoss | None
     remaining: PrivacyLoss | None
     reason: str
+    rules: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRecord:
-    """The ledger's extent. `head` is the hash of its last entry, which covers all before it; empty without entries."""
+    """The ledger's extent, and the signed tree head over all of it.
+
+    Attributes:
+        entries: how many.
+        root: of the Merkle tree, hex; empty without entries.
+        at: when the head was signed, ISO 8601 UTC.
+        key: SHA-256 of the ledger's public key, hex.
+        signature: Ed25519 over the head, hex.
+    """
 
     entries: int
-    head: str
+    root: str
+    at: str
+    key: str
+    signature: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +296,10 @@ class Report:
         accounts: in the order of opening, then those never used.
         releases: by signal and version, newest window first.
         refusals: newest first.
+        processing: who processes whose data, for what.
+        guarantees: of each signal, disclosed.
+        quality: checks by signal.
+        policy: rules in force, and what they say to the releases.
     """
 
     project: ProjectRecord
@@ -283,6 +309,10 @@ class Report:
     accounts: tuple[AccountRecord, ...]
     releases: tuple[ReleaseRecord, ...]
     refusals: tuple[Refusal, ...]
+    processing: ProcessingRecord
+    guarantees: tuple[GuaranteeRecord, ...]
+    quality: tuple[QualityRecord, ...]
+    policy: PolicyRecord
     schema: str = SCHEMA
 
     @property

@@ -8,13 +8,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from governance.report import build, write
+from governance.report import build, report_key, write
 from governance.report.page.markup import anchor
-from tests.support.report_fixture import NOW, SIGNALS, make_empty_shop, make_open_shop
+from tests.support.report_fixture import NOW, SIGNALS, make_empty_shop, make_open_shop, make_shop
 
 pytestmark = pytest.mark.browser
+
+SERIOUS = {"serious", "critical"}
 
 A4_TEXT_WIDTH = 688  # 182 mm at 96 dpi: what the print margins leave
 
@@ -62,7 +65,15 @@ def browser(chromium: str) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shop = make_open_shop(tmp_path_factory.mktemp("shop"))
-    return write(build(shop.settings, shop.ledger, lambda: NOW), tmp_path_factory.mktemp("out")).html
+    built = build(shop.settings, shop.ledger, lambda: NOW)
+    return write(built, tmp_path_factory.mktemp("out"), key=report_key(shop.settings), paper=False).html
+
+
+@pytest.fixture(scope="module")
+def small_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shop = make_shop(tmp_path_factory.mktemp("small"), weeks=1, signals=SIGNALS[:2])
+    built = build(shop.settings, shop.ledger, lambda: NOW)
+    return write(built, tmp_path_factory.mktemp("small_out"), key=report_key(shop.settings), paper=False).html
 
 
 @pytest.fixture
@@ -103,6 +114,26 @@ def test_text_has_contrast(page: Page, report: Path, scheme: str, grey: str) -> 
     assert page.evaluate(LOW_CONTRAST) == []
     page.evaluate(f"document.querySelector('.lead').style.color = '{grey}'")
     assert len(page.evaluate(LOW_CONTRAST)) == 1, "the check itself must notice grey text"
+
+
+def serious(page: Page, *rules: str) -> list[tuple[str, str]]:
+    """What axe-core finds that keeps somebody from reading: rule and element. `rules` limits it to these."""
+    options = {"runOnly": list(rules)} if rules else None
+    found = Axe().run(page, options=options).response["violations"]
+    return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in SERIOUS]
+
+
+@pytest.mark.parametrize(("which", "width", "scheme"), [("report", 1280, "light"), ("small_report", 390, "dark")])
+def test_axe_finds_nothing_serious(
+    request: pytest.FixtureRequest, page: Page, which: str, width: int, scheme: str
+) -> None:
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(request.getfixturevalue(which).as_uri())
+    open_all(page)
+    assert serious(page) == []
+    page.evaluate("document.documentElement.removeAttribute('lang')")
+    assert [rule for rule, _ in serious(page, "html-has-lang")] == ["html-has-lang"], "the check must be able to fail"
 
 
 def test_the_structure_can_be_read_aloud(page: Page, report: Path) -> None:
@@ -164,8 +195,8 @@ def test_hostile_text_does_nothing(page: Page, tmp_path: Path) -> None:
     )
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    url = write(build(shop.settings, shop.ledger, lambda: NOW), tmp_path / "out").html.as_uri()
+    url = write(build(shop.settings, shop.ledger, lambda: NOW), tmp_path / "out", paper=False).html.as_uri()
     page.goto(url)
     assert page.title() == "listening_shop: privacy report"
-    assert page.get_by_text(text).count() == 2
+    assert page.get_by_text(text).count() == 3
     assert asked == [url]

@@ -12,9 +12,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
 from governance.canonical import canonical_bytes, sha256_hex
 from governance.errors import BudgetExceeded
-from governance.ledger import Ledger
+from governance.files import write_atomic
+from governance.ledger import KEY_FILE, Ledger
 from governance.privacy import PrivacyLoss
 from governance.release import (
     KEYED_SAMPLER,
@@ -82,6 +86,48 @@ class SignalShape:
     threshold: int | None
     post_processing: tuple[str, ...] = ()
 
+
+_POLICY = """
+datasets:
+  plays: {category: behaviour, description: "What people played, when and how long", kept: 13 months}
+  support_tickets: {category: contact, description: Topics of support tickets, kept: 2 years}
+rules:
+  - {id: EPS-1, kind: max_epsilon_per_release, epsilon: 4, reason: one week must leave guesses uncertain}
+  - {id: PURPOSE-1, kind: allowed_purposes, category: behaviour, purposes: [ranking], reason: as people were told}
+  - {id: COLUMNS-1, kind: forbidden_columns, columns: ["*email*"], reason: nobody needs them here}
+  - id: READ-1
+    kind: may_read
+    callers: [recommender]
+    purposes: [ranking]
+    views: ["*"]
+    reason: the recommender is what it is made for
+examples:
+  - {say: modest is fine, when: {action: run, datasets: [plays], purpose: ranking, epsilon: 1}, allowed: true}
+  - say: too much is refused
+    when: {action: run, datasets: [plays], purpose: ranking, epsilon: 5}
+    refused_by: [EPS-1]
+  - {say: not for ads, when: {action: run, datasets: [plays], purpose: ads}, refused_by: [PURPOSE-1]}
+  - say: no addresses
+    when: {action: run, datasets: [plays], purpose: ranking, columns: [email]}
+    refused_by: [COLUMNS-1]
+  - {say: reads, when: {action: read, caller: recommender, purpose: ranking, view: x_v1}, allowed: true}
+record:
+  controller: {name: Listening Shop Ltd, contact: privacy@example.org}
+  data_protection_officer: {name: DPO, contact: dpo@example.org}
+  legal_basis: Art. 6(1)(f)
+  data_subjects: [people with an account]
+  recipients: [the recommender]
+  security_measures: [contribution bounds and noise, a signed ledger]
+  region: EU
+  sector: Media
+  people_with_several_units: k accounts of one person lose k times as much
+  sign_off: {decided_by: DPO, justification: the loss is small and the lists get better, date: 2025-10-20}
+"""
+
+_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32))).private_bytes(
+    Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+)
+"""The ledger's key: fixed, so that heads and proofs are the same everywhere."""
 
 _USER = (
     "Whether any one user is in the data at all, and everything that user did in the window, is protected: "
@@ -272,6 +318,9 @@ def make_empty_shop(root: Path, *, description: str = "Features for the listenin
     quoted = canonical_bytes(description).decode()
     (root / "hedgerow.toml").write_text(_TOML.format(description=quoted), encoding="utf-8")
     settings = load_settings(root)
+    settings.policy_dir.mkdir(exist_ok=True)
+    (settings.policy_dir / "policy.yaml").write_text(_POLICY, encoding="utf-8")
+    write_atomic(settings.keys_dir / KEY_FILE, _KEY, mode=0o600)
     clock = _Clock(datetime(2025, 11, 3, 5, 0, tzinfo=UTC))
     return Shop(settings=settings, ledger=Ledger(settings.ledger_path, clock=clock), clock=clock)
 

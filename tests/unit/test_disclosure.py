@@ -6,6 +6,7 @@ import ast
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT.parent / "shared" / "reference" / "dp_disclosure.schema.json"
 REFERENCE_SHA256 = "81c6f1029f35ffc0b9c36891143e5e11767fdbb8b3b1382eb7091a0e5854fe7c"
 """Of the reference schema's canonical JSON, so that a clone without it still holds ours against it."""
+
+NOW = datetime(2025, 12, 1, 8, 30, tzinfo=UTC)
 
 RECORD = """
 datasets:
@@ -56,7 +59,7 @@ def shop(tmp_path: Path) -> Iterator[tuple[Settings, Ledger]]:
     settings = make_project(tmp_path / "shop")
     settings.policy_dir.mkdir()
     (settings.policy_dir / "record.yaml").write_text(RECORD, encoding="utf-8")
-    with open_ledger(settings) as ledger:
+    with open_ledger(settings, clock=lambda: NOW) as ledger:
         rows = {"genre": ["a", "b"], "n": [9911, 8822]}
         keys, features = {"genre": "string"}, {"n": "int64"}
         make_release(settings, ledger, signal="genres", keys=keys, features=features, rows=rows)

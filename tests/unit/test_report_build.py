@@ -18,6 +18,7 @@ from governance.report import Report, build
 from governance.report.checks import account_findings
 from governance.report.document import ReleaseStatus, Severity
 from governance.settings import Account, load_settings
+from governance.verify.merkle import verify_inclusion
 from tests.support.releases import make_project, make_release, make_vector_release
 from tests.support.report_fixture import NOW, SIGNALS, Shop, make_empty_shop, make_open_shop, make_shop
 
@@ -68,7 +69,7 @@ def test_an_account_that_was_never_used_is_shown_whole(tmp_path: Path) -> None:
         ("plays/event_id", None, True, None),
         ("support_tickets/user_id/day", None, True, None),
     ]
-    assert (report.releases, report.findings, report.refusals, report.ledger.head) == ((), (), (), "")
+    assert (report.releases, report.findings, report.refusals, report.ledger.root) == ((), (), (), "")
 
 
 def test_a_delta_that_is_used_up_has_no_finite_epsilon(tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def test_the_definition_itself_is_not_copied(tmp_path: Path) -> None:
     shop.release(TREND, MONDAY, change=lambda m: replace(m, signal=replace(m.signal, definition=definition)))
     text = report_of(shop).to_bytes().decode()
     assert "a-public-key" not in text
-    assert '"definition"' not in text
+    assert "privacy_unit" not in text
 
 
 def test_releases_with_real_parquet_verify(tmp_path: Path) -> None:
@@ -300,5 +301,66 @@ def test_releases_with_real_parquet_verify(tmp_path: Path) -> None:
         )
         make_vector_release(settings, ledger, ids=[1, 2], vectors=[[1.0, 0.0], [0.0, 1.0]])
         report = build(settings, ledger)
-    assert report.findings == ()
+    assert report.failures == ()
+    assert [finding.kind for finding in report.findings] == ["policy_missing", "record_missing"]
     assert report.verified == 2
+
+
+def with_policy(shop: Shop, old: str, new: str) -> None:
+    path = shop.settings.policy_dir / "policy.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_the_policy_in_force_is_asked_about_what_was_released(tmp_path: Path) -> None:
+    shop = make_shop(tmp_path, weeks=1)
+    assert all(decision.allowed for decision in report_of(shop).policy.decisions)
+    with_policy(shop, "epsilon: 4,", "epsilon: 0.7,")
+    report = report_of(shop)
+    refused = {decision.subject for decision in report.policy.decisions if not decision.allowed}
+    assert "item_weekly/v1/2025-10-27" in refused
+    assert {f.subject for f in report.findings if f.kind == "policy_refuses"} == refused
+    assert report.failures == ()
+
+
+def test_a_policy_whose_examples_fail_is_told(tmp_path: Path) -> None:
+    shop = make_shop(tmp_path, weeks=1)
+    with_policy(shop, "purposes: [ranking], reason: as people", "purposes: [ranking, ads], reason: as people")
+    report = report_of(shop)
+    assert report.policy.examples_failed == ("not for ads",)
+    assert report.policy.rules_unshown == ("PURPOSE-1",)
+    assert [finding.kind for finding in report.findings] == ["policy_untested"]
+
+
+def test_the_processing_record_joins_what_people_state_with_what_ran(tmp_path: Path) -> None:
+    record = report_of(make_shop(tmp_path, weeks=2)).processing
+    assert record.statement is not None
+    assert record.statement["controller"]["name"] == "Listening Shop Ltd"
+    assert [dataset.name for dataset in record.datasets] == ["plays", "support_tickets"]
+    item = next(activity for activity in record.activities if activity.group == "item_weekly/v1")
+    assert (item.releases, item.unit, item.datasets) == (2, "user_id", ("plays",))
+    assert item.columns_read == ("user_id", "played_at", "genre", "seconds_played")
+    assert item.served_until > item.newest_window_end
+    vectors = next(activity for activity in record.activities if activity.group == "item_content/v1")
+    assert (vectors.datasets, vectors.columns_read, vectors.served_until) == ((), (), "")
+
+
+def test_what_cannot_be_trusted_is_not_repeated(tmp_path: Path) -> None:
+    report = report_of(make_open_shop(tmp_path))
+    trusted = {release.release_id for release in report.releases if release.status is ReleaseStatus.VERIFIED}
+    assert {decision.subject for decision in report.policy.decisions} == trusted
+    assert {record.release_id for record in report.guarantees} <= trusted
+
+
+def test_every_commit_is_proved_under_the_head(tmp_path: Path) -> None:
+    shop = make_shop(tmp_path, weeks=1)
+    report = report_of(shop)
+    root = bytes.fromhex(report.ledger.root)
+    for release in report.releases:
+        commit = next(entry for entry in release.entries if entry.kind == "COMMIT")
+        assert release.inclusion is not None
+        path = [bytes.fromhex(step) for step in release.inclusion]
+        leaf = bytes.fromhex(commit.hash)
+        assert verify_inclusion(leaf, commit.sequence - 1, report.ledger.entries, path, root)
+        assert not verify_inclusion(leaf, commit.sequence, report.ledger.entries, path, root)

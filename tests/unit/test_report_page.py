@@ -5,6 +5,7 @@ import hashlib
 import html
 import re
 import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -13,14 +14,15 @@ from pathlib import Path
 import pytest
 
 from governance.errors import EnvironmentProblem
-from governance.report import ReportFiles, build, write
+from governance.report import ReportFiles, build, report_key, write
 from tests.support.report_fixture import NOW, SIGNALS, Shop, make_empty_shop, make_open_shop, make_shop
 
+REPOSITORY = Path(__file__).parents[2]
 HOSTILE = "</style></p><script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">'&amp;"
 
 
 def written(shop: Shop, out: Path) -> tuple[ReportFiles, str]:
-    files = write(build(shop.settings, shop.ledger, lambda: NOW), out)
+    files = write(build(shop.settings, shop.ledger, lambda: NOW), out, key=report_key(shop.settings), paper=False)
     return files, files.html.read_text(encoding="utf-8")
 
 
@@ -91,9 +93,16 @@ def test_the_printed_commands_find_exactly_what_changed(open_page: tuple[ReportF
     commands = [
         html.unescape(re.sub(r"<[^>]+>", "", text)) for text in re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)
     ]
-    of_report, of_releases = commands
+    of_report, of_releases, of_ledger = commands
     ran = subprocess.run(["bash", "-c", of_report], cwd=files.json.parent, capture_output=True, text=True, check=True)
-    assert ran.stdout == "report.json: OK\n"
+    assert ran.stdout == "report.json: OK\nSignature Verified Successfully\n"
+    of_ledger = of_ledger.replace("python", sys.executable).replace("--key ledger.pub", "--key var/ledger.pub")
+    ran = subprocess.run(
+        ["bash", "-c", f"PYTHONPATH={REPOSITORY} {of_ledger}"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1
+    assert "DOES NOT HOLD" in ran.stdout
+    assert "genre_weekly_users/v1/2025-11-10" in ran.stdout
     ran = subprocess.run(["bash", "-c", of_releases], cwd=root, capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     lines = ran.stdout.splitlines()

@@ -74,7 +74,7 @@ def _amounts(account: AccountRecord, delta: float) -> Markup:
         ("left", amount(account.remaining.rho), amount(account.remaining.delta), epsilon(account.epsilon.remaining)),
     )
     head = ("amount", "rho", "delta", "epsilon")
-    caption = f"Amounts; epsilon at delta {fraction(str(delta))}"
+    caption = f"Amounts of {account.name}; epsilon at delta {fraction(str(delta))}"
     return table(caption, head, rows, numbers=frozenset({1, 2, 3}))
 
 
@@ -97,6 +97,11 @@ def _in_words(account: AccountRecord, delta: float) -> Markup:
         sentences.append(f"; with all its delta, no finite epsilon at delta {told}. ")
     else:
         sentences += ["; by itself epsilon ", epsilon(left), f" at delta {told}. "]
+    if account.lifetime_spent is not None:
+        sentences.append(
+            f"The cap is for the period from {account.period or 'the first release'} on, and is renewed "
+            f"{account.renewal}. Over its whole life rho {fraction(account.lifetime_spent.rho)} is spent. "
+        )
     if account.fits_again is not None:
         times = plural(account.fits_again, "more time", "more times")
         sentences.append(f"The last release's loss fits {times}.")
@@ -122,4 +127,4 @@ def _by_signal(account: AccountRecord) -> Markup:
         for name in ordered
     ]
     head = ("signal", "draws", "rho", "of the cap", "delta", "of the cap")
-    return table("Where the budget went", head, rows, numbers=frozenset({1, 2, 3, 4, 5}))
+    return table(f"Where the budget of {account.name} went", head, rows, numbers=frozenset({1, 2, 3, 4, 5}))

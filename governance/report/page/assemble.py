@@ -12,30 +12,41 @@ from string import Template
 from governance.report.document import Report
 from governance.report.page.accounts import accounts
 from governance.report.page.closing import glossary, refusals, verification
+from governance.report.page.governing import access, policy, quality
+from governance.report.page.guarantees import guarantees
 from governance.report.page.markup import Markup, element, join
 from governance.report.page.overview import overview
+from governance.report.page.picture import lineage_picture
+from governance.report.page.processing import minimisation, processing
 from governance.report.page.releases import releases
 from governance.report.page.words import digest, moment
 
-__all__ = ["render"]
+__all__ = ["render", "render_paper"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """A part of the page. `name` is its anchor."""
+    """A part of the page. `name` is its anchor; the body gets report, hash, and whether it is for paper."""
 
     name: str
     title: str
-    body: Callable[[Report, str], Markup]
+    body: Callable[[Report, str, bool], Markup]
 
 
 _SECTIONS = (
-    _Section("summary", "Summary", lambda report, _: overview(report)),
-    _Section("accounts", "Accounts", lambda report, _: accounts(report)),
-    _Section("releases", "Releases", lambda report, _: releases(report)),
-    _Section("refused", "Refused requests", lambda report, _: refusals(report)),
-    _Section("verify", "Verify it yourself", verification),
-    _Section("glossary", "Glossary", lambda _, __: glossary()),
+    _Section("summary", "Summary", lambda report, *_: overview(report)),
+    _Section("processing", "Processing record", lambda report, *_: processing(report)),
+    _Section("accounts", "Accounts and budget", lambda report, *_: accounts(report)),
+    _Section("guarantees", "Guarantees", lambda report, *_: guarantees(report)),
+    _Section("releases", "Releases", lambda report, _, paper: releases(report, paper=paper)),
+    _Section("minimisation", "Minimisation and retention", lambda report, *_: minimisation(report)),
+    _Section("lineage", "Lineage", lambda report, *_: lineage_picture(report)),
+    _Section("quality", "Quality", lambda report, *_: quality(report)),
+    _Section("access", "Access", lambda report, *_: access(report)),
+    _Section("refused", "Refused requests", lambda report, *_: refusals(report)),
+    _Section("policy", "Policy decisions", lambda report, *_: policy(report)),
+    _Section("verify", "Verify it yourself", lambda report, sha256, _: verification(report, sha256)),
+    _Section("glossary", "Glossary", lambda *_: glossary()),
 )
 
 
@@ -61,12 +72,28 @@ def render(report: Report, sha256: str) -> str:
     )
 
 
-def _section(section: _Section, report: Report, sha256: str) -> Markup:
+def render_paper(report: Report, sha256: str) -> str:
+    """The same content, laid out for paper: every section, and evidence of the newest and the open releases."""
+    frame = Template(_template("paper.html"))
+    return frame.substitute(
+        style=_template("paper.css"),
+        title=join(f"{report.project.name}: privacy report"),
+        project=join(report.project.name),
+        description=element("p", report.project.description, class_="lead") if report.project.description else "",
+        generated=moment(report.generated_at),
+        created=join(report.generated_at),
+        sha256=digest(sha256, whole=True),
+        plain_sha256=join(sha256),
+        sections=join(*(_section(section, report, sha256, paper=True) for section in _SECTIONS)),
+    )
+
+
+def _section(section: _Section, report: Report, sha256: str, *, paper: bool = False) -> Markup:
     heading = element("h2", section.title, id=f"{section.name}-title")
     return element(
         "section",
         heading,
-        section.body(report, sha256),
+        section.body(report, sha256, paper),
         id=section.name,
         aria_labelledby=f"{section.name}-title",
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from governance.report.document import Refusal, Report
-from governance.report.page.markup import Markup, element, join, scrolling, table
-from governance.report.page.words import amount, count, digest, moment
+from governance.report.page.markup import Markup, definition_list, element, join, scrolling, table
+from governance.report.page.words import amount, count, digest, moment, plural
 
 __all__ = ["glossary", "refusals", "verification"]
 
@@ -52,8 +52,9 @@ _TERMS = (
     ),
     (
         "Ledger",
-        "The append-only record of budgets. Each entry carries the hash of the one before, so an edit in the middle "
-        "shows. A run reserves before it reads, draws before the first noise, and commits when it has published.",
+        "The append-only record of budgets. Its entries are the leaves of a Merkle tree whose root is signed after "
+        "each of them, so an edit shows. A run reserves before it reads, draws before the first noise, and commits "
+        "when it has published.",
     ),
 )
 
@@ -63,7 +64,12 @@ def refusals(report: Report) -> Markup:
     if not report.refusals:
         return element("p", "No request was refused.", class_="empty")
     return join(
-        element("p", "These runs were refused before any data was read; they cost nothing.", class_="intro"),
+        element(
+            "p",
+            "These requests were refused before anything was read; they cost nothing. Refused reads are recorded once "
+            "for each caller, purpose and view, however often they were tried.",
+            class_="intro",
+        ),
         element("div", _refusal_table(report.refusals), class_="card refused"),
     )
 
@@ -78,7 +84,7 @@ def _refusal_table(refused: tuple[Refusal, ...]) -> Markup:
             join("rho ", amount(r.remaining.rho), element("br"), "delta ", amount(r.remaining.delta))
             if r.remaining
             else "–",
-            r.reason,
+            join(element("strong", ", ".join(r.rules), class_="rule"), " ", r.reason) if r.rules else r.reason,
             f"no. {count(r.sequence)}",
         )
         for r in refused
@@ -87,22 +93,38 @@ def _refusal_table(refused: tuple[Refusal, ...]) -> Markup:
 
 
 def verification(report: Report, sha256: str) -> Markup:
-    """Commands that recompute the hashes, with what they must print."""
-    listed = _sums(report)
+    """Commands that recompute hashes, signatures and proofs, with what they must print."""
+    listed, ledger = _sums(report), report.ledger
     return join(
         element(
             "p",
             "This page shows what ",
             element("code", "report.json"),
-            " says. The commands below need only ",
+            " says. The first two blocks need only ",
             element("code", "sha256sum"),
-            ", and nothing of hedgerow.",
+            " and ",
+            element("code", "openssl"),
+            "; the third needs one folder of hedgerow, which uses Python's standard library and ",
+            element("code", "cryptography"),
+            ". Trust the public key and the witness, not this page.",
             class_="intro",
         ),
         element(
             "div",
             element("h3", "This report"),
-            _command("Hash of report.json", f"echo '{sha256}  report.json' | sha256sum --check"),
+            _command(
+                "Hash and signature of report.json",
+                f"echo '{sha256}  report.json' | sha256sum --check\n"
+                "openssl pkeyutl -verify -rawin -in report.json -sigfile report.sig -pubin -inkey ledger.pub",
+            ),
+            element(
+                "p",
+                "The second line needs report.sig, which is written where the ledger's private key is at hand, and the "
+                "ledger's public key. Take the key from a place that those who run the platform cannot change; its "
+                "SHA-256 must be ",
+                digest(ledger.key, whole=True) if ledger.key else "told before the ledger's first entry",
+                ".",
+            ),
             element("h3", "Releases"),
             element(
                 "p",
@@ -116,16 +138,68 @@ def verification(report: Report, sha256: str) -> Markup:
             if listed
             else element("p", "There is nothing to verify yet.", class_="empty"),
             element("h3", "Ledger"),
-            element(
-                "p",
-                "The hash of the last entry covers every entry before it. Note it down: a later ledger in which this "
-                "entry has another hash, or is absent, was rewritten.",
-            ),
-            element("p", f"entry {count(report.ledger.entries)}: ", digest(report.ledger.head, whole=True))
-            if report.ledger.entries
-            else element("p", "The ledger has no entries.", class_="empty"),
+            _ledger(report),
             class_="card",
         ),
+    )
+
+
+def _ledger(report: Report) -> Markup:
+    """What the signed head proves, and how to check everything against it."""
+    ledger = report.ledger
+    if not ledger.entries:
+        return element("p", "The ledger has no entries.", class_="empty")
+    state = report.project.releases_dir.removesuffix("releases")
+    return join(
+        element(
+            "p",
+            "Every balance, cap, entry, root, signature and manifest is derived again from the entries, and held "
+            "against the published heads. Name every witness's file of heads: one that the platform cannot rewrite is "
+            "what shows a rewritten history.",
+        ),
+        _command(
+            "Verify the whole ledger",
+            f"python -m governance.verify ledger {_quoted(state + 'ledger.db')} --key ledger.pub "
+            f"--heads {_quoted(state + 'ledger-heads.jsonl')} --releases {_quoted(state + 'releases')}",
+        ),
+        definition_list(
+            ("entries under this head", count(ledger.entries)),
+            ("signed at", moment(ledger.at, seconds=True)),
+            ("root of the Merkle tree", digest(ledger.root, whole=True)),
+            ("signature", digest(ledger.signature, whole=True)),
+        ),
+        _proofs(report),
+    )
+
+
+def _proofs(report: Report) -> Markup | None:
+    """Inclusion proofs: that each COMMIT entry is one of those under the head."""
+    rows = [
+        (
+            release.release_id,
+            count(next(entry.sequence for entry in reversed(release.entries) if entry.kind == "COMMIT")),
+            next(
+                element("code", entry.hash, class_="hash")
+                for entry in reversed(release.entries)
+                if entry.kind == "COMMIT"
+            ),
+            join(*(element("code", step, class_="hash step-hash") for step in release.inclusion)) or "the root itself",
+        )
+        for release in report.releases
+        if release.inclusion is not None
+    ]
+    if not rows:
+        return None
+    return element(
+        "details",
+        element("summary", f"Inclusion proofs of {plural(len(rows), 'release')} (RFC 6962)"),
+        element(
+            "p",
+            "Hash the entry's leaf with each step in turn, on the side that its number says, and the root above comes "
+            "out: the release is in the ledger that was signed.",
+            class_="quiet",
+        ),
+        table("Inclusion proofs", ("release", "COMMIT entry", "leaf", "path to the root"), rows),
     )
 
 

@@ -35,8 +35,8 @@ def evidence(release: ReleaseRecord, *, repeat_promise: bool) -> Markup:
         parts += [
             element("p", content.guarantee.protects, class_="protects") if repeat_promise else None,
             _block("Guarantee", _guarantee(content)),
-            _block("Noise", _measurements(content)) if content.guarantee.measurements else None,
-            _block("Columns", _columns(content)),
+            _block("Noise", _measurements(release, content)) if content.guarantee.measurements else None,
+            _block("Columns", _columns(release, content)),
             _block("Lineage", _lineage(release, content)),
         ]
     parts += [
@@ -95,7 +95,7 @@ def _guarantee(content: ReleaseContent) -> Markup:
     )
 
 
-def _measurements(content: ReleaseContent) -> Markup:
+def _measurements(release: ReleaseRecord, content: ReleaseContent) -> Markup:
     rows = [
         (
             m.name,
@@ -115,10 +115,10 @@ def _measurements(content: ReleaseContent) -> Markup:
         "Linf and L2 count grid steps; grid step and noise sd are in the sum's own unit.",
         class_="quiet",
     )
-    return join(table("Noisy sums behind the release", head, rows, numbers=frozenset(range(2, 8))), note)
+    return join(table(f"Noisy sums behind {release.release_id}", head, rows, numbers=frozenset(range(2, 8))), note)
 
 
-def _columns(content: ReleaseContent) -> Markup:
+def _columns(release: ReleaseRecord, content: ReleaseContent) -> Markup:
     rows = [
         (
             column.name,
@@ -130,7 +130,7 @@ def _columns(content: ReleaseContent) -> Markup:
         for column in content.columns
     ]
     head = ("column", "role", "type", "meaning", "noise sd")
-    return table(f"Columns of {plural(content.rows, 'row')}", head, rows, numbers=frozenset({4}))
+    return table(f"Columns of {release.release_id}, {plural(content.rows, 'row')}", head, rows, numbers=frozenset({4}))
 
 
 def _lineage(release: ReleaseRecord, content: ReleaseContent) -> Markup:
@@ -176,7 +176,7 @@ def _entries(release: ReleaseRecord) -> Markup:
         (f"{entry.kind} no. {count(entry.sequence)}", moment(entry.at, seconds=True), digest(entry.hash))
         for entry in release.entries
     ]
-    return table("Entries of the run", ("entry", "at", "hash"), rows)
+    return table(f"Ledger entries of {release.release_id}", ("entry", "at", "hash"), rows)
 
 
 def _made_by(content: ReleaseContent) -> Markup:

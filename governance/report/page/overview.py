@@ -18,6 +18,10 @@ _TITLES = {
     "run_without_release": "Budget was spent without a release",
     "reservation_held": "A reservation is still held",
     "quality_failed": "A quality check failed",
+    "policy_missing": "There is no policy",
+    "record_missing": "There is no processing record",
+    "policy_refuses": "The policy in force would refuse this",
+    "policy_untested": "The policy's examples do not hold",
 }
 
 
@@ -47,7 +51,7 @@ def _verdict(report: Report) -> Markup:
 
 def _checked(report: Report) -> str:
     """What the verdict rests on."""
-    entries = f"The ledger's {plural(report.ledger.entries, 'entry', 'entries')} chain without a gap."
+    entries = f"The ledger's {plural(report.ledger.entries, 'entry', 'entries')} have the root that was signed."
     if not report.ledger.entries:
         entries = "The ledger has no entries."
     if not report.releases:

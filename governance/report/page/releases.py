@@ -20,8 +20,13 @@ _LABELS = {
 }
 
 
-def releases(report: Report) -> Markup:
-    """All releases, grouped by signal and version."""
+def releases(report: Report, *, paper: bool = False) -> Markup:
+    """All releases, grouped by signal and version.
+
+    Args:
+        report: what to show.
+        paper: show the evidence of the newest release of each group, and of those that do not verify, only.
+    """
     if not report.releases:
         return element(
             "p", "There is no release yet; ", element("code", "hedgerow run"), " makes the first.", class_="empty"
@@ -34,11 +39,11 @@ def releases(report: Report) -> Markup:
             f"hashes. Epsilon is told at delta {fraction(str(report.project.reporting_delta))}.",
             class_="intro",
         ),
-        *(_group(name, tuple(members)) for name, members in groups),
+        *(_group(name, tuple(members), paper=paper) for name, members in groups),
     )
 
 
-def _group(name: str, members: tuple[ReleaseRecord, ...]) -> Markup:
+def _group(name: str, members: tuple[ReleaseRecord, ...], *, paper: bool) -> Markup:
     content = next((release.content for release in members if release.content), None)
     return element(
         "article",
@@ -58,7 +63,10 @@ def _group(name: str, members: tuple[ReleaseRecord, ...]) -> Markup:
                         ),
                     ),
                 ),
-                *(_rows(release, content) for release in members),
+                *(
+                    _rows(release, content, evident=not paper or i == 0 or release.status is not ReleaseStatus.VERIFIED)
+                    for i, release in enumerate(members)
+                ),
                 class_="releases",
             ),
         ),
@@ -97,8 +105,8 @@ def _heading(name: str, content: ReleaseContent | None) -> Markup:
     )
 
 
-def _rows(release: ReleaseRecord, newest: ReleaseContent | None) -> Markup:
-    """One release: its figures, and below them its evidence."""
+def _rows(release: ReleaseRecord, newest: ReleaseContent | None, *, evident: bool) -> Markup:
+    """One release: its figures, and below them its evidence if it is to be shown."""
     content = release.content
     tone, label = _LABELS[release.status]
     link = f"#{anchor('release', release.release_id)}"
@@ -138,5 +146,7 @@ def _rows(release: ReleaseRecord, newest: ReleaseContent | None) -> Markup:
                 colspan=len(_HEAD),
             ),
             class_="more",
-        ),
+        )
+        if evident
+        else None,
     )
