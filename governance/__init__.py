@@ -10,6 +10,7 @@ Reading guide
     storage     where entries are stored: SQLite or PostgreSQL
     heads       signed tree heads, published outside the database
     keys        signing keys of this installation
+    migration   from the ledger's first format
     verify      verifies a ledger without the rest of the platform
     recovery    what is done with runs that a crash left unfinished
     release     manifests and the store of published releases

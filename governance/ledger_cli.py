@@ -1,4 +1,4 @@
-"""Commands of the ledger: `hedgerow ledger verify | heads | prove | export | role-key | cap-change`."""
+"""Commands of the ledger: `hedgerow ledger verify | heads | prove | export | role-key | cap-change | migrate`."""
 
 from __future__ import annotations
 
@@ -237,3 +237,18 @@ def cap_change(
             f"entry {entry}: {account} rho {detail['cap_before']['rho']} -> {detail['cap']['rho']}, "
             f"delta {detail['cap_before']['delta']} -> {detail['cap']['delta']}, signed by {role}"
         )
+
+
+@app.command()
+def migrate(project: Project = Path()) -> None:
+    """Carry a ledger of hedgerow's first format over; the old file stays as ledger.format-1.db."""
+    from governance.heads import HeadFiles
+    from governance.ledger import KEY_FILE
+    from governance.migration import migrate as carry_over
+
+    settings = load_settings(project)
+    if settings.ledger.url is not None:
+        raise ConfigError("a ledger in PostgreSQL has no first format; take [ledger] url out to migrate an SQLite one")
+    heads = HeadFiles(settings.state_dir, settings.ledger.witnesses)
+    count = carry_over(settings.ledger_path, heads=heads, key_path=settings.keys_dir / KEY_FILE)
+    typer.echo(f"{count} entries carried over; the old file is {settings.ledger_path.with_name('ledger.format-1.db')}")
