@@ -32,7 +32,7 @@ from governance.recording import Recorder, entry_of, stored_tree
 from governance.settings import Account, Settings
 from governance.storage import EntryStore
 from governance.storage.sqlite import SqliteStore
-from governance.verify.entries import Row, Source, check_rows
+from governance.verify.entries import Row, RowChecker, Source
 from governance.verify.heads import TreeHead, read_public_key
 from governance.verify.merkle import Frontier, Tree
 from governance.verify.proofs import CONSISTENCY_SCHEMA, INCLUSION_SCHEMA
@@ -514,8 +514,9 @@ class Ledger:
         """All entries and the head that signs them."""
         published = self._heads.newest()  # read first: another process may record and publish while we read
         with self._store.reading():
-            checked, findings = check_rows(_row(row) for row in self._store.rows())
-            for finding in findings:
+            checker = RowChecker()
+            checked = [checker.check(_row(row)) for row in self._store.rows()]
+            for finding in (*checker.findings, *checker.places()):
                 raise LedgerCorrupt(f"{self.name}: {finding.subject}: {finding.message} {_RESTORE.capitalize()}.")
             frontier, head = stored_tree(self._store)
         derived = Frontier()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -26,8 +27,8 @@ __all__ = [
     "SQLITE_SCHEMA",
     "CheckedEntry",
     "Row",
+    "RowChecker",
     "Source",
-    "check_rows",
     "columns_of",
     "read_export",
     "read_sqlite",
@@ -110,9 +111,8 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedEntry:
-    """An entry in its right form; `value` has all of `FIELDS`, of the types that the ledger writes."""
+    """One row: its leaf hash, and its value with all of `FIELDS` if it has the form that the ledger writes."""
 
-    position: int
     leaf: bytes
     value: Mapping[str, Any] | None
 
@@ -213,27 +213,40 @@ def _unreadable(source: Source, error: Exception) -> Source:
 # --- checking ----------------------------------------------------------------------------------------------------
 
 
-def check_rows(rows: Iterable[Row]) -> tuple[list[CheckedEntry], list[Finding]]:
-    """Every entry's leaf, its parsed value where it has the right form, and what is wrong with it or its place."""
-    entries: list[CheckedEntry] = []
-    findings: list[Finding] = []
-    numbers: list[int] = []
-    for position, row in enumerate(rows, start=1):
+class RowChecker:
+    """Checks rows one after the other; keeps their numbers only.
+
+    Attributes:
+        findings: what is wrong with entries by themselves.
+    """
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self._numbers = array("q")
+
+    def check(self, row: Row) -> CheckedEntry:
+        """The row's leaf, and its parsed value where it has the right form."""
+        position = len(self._numbers) + 1
         text = row.body if isinstance(row.body, str) else None
         data = text.encode("utf-8", errors="surrogateescape") if text is not None else bytes(repr(row.body), "utf-8")
         leaf = leaf_hash(data)
         name = row.sequence if type(row.sequence) is int else position
         value, problem = _parse(data) if text is not None else (None, "it is not text")
         if problem:
-            findings.append(_entry(Problem.ENTRY_MALFORMED, name, f"The ledger cannot have written it: {problem}."))
+            self._find(Problem.ENTRY_MALFORMED, name, f"The ledger cannot have written it: {problem}.")
         if row.digest is not None and row.digest != leaf.hex():
-            findings.append(_entry(Problem.ENTRY_EDITED, name, "It does not match the hash stored beside it."))
+            self._find(Problem.ENTRY_EDITED, name, "It does not match the hash stored beside it.")
         if value is not None and row.columns is not None and row.columns != columns_of(value):
-            findings.append(_entry(Problem.INDEX_CHANGED, name, "The columns it is looked up by say something else."))
-        numbers.append(value["sequence"] if value is not None else name)
-        entries.append(CheckedEntry(position=position, leaf=leaf, value=value))
-    findings += _places(numbers)
-    return entries, findings
+            self._find(Problem.INDEX_CHANGED, name, "The columns it is looked up by say something else.")
+        self._numbers.append(value["sequence"] if value is not None else name)
+        return CheckedEntry(leaf=leaf, value=value)
+
+    def places(self) -> Iterator[Finding]:
+        """After the last row: holes, repetitions and displacements among them."""
+        return _places(self._numbers.tolist())
+
+    def _find(self, problem: Problem, number: int, message: str) -> None:
+        self.findings.append(_entry(problem, number, message))
 
 
 def _places(numbers: list[int]) -> Iterator[Finding]:
@@ -280,6 +293,8 @@ def _parse(data: bytes) -> tuple[dict[str, Any] | None, str]:
             return None, "a field of a wrong type"
         if canonical(value) != data:
             return None, "it is not canonical JSON"
+        if not 0 < value["sequence"] < 2**63:
+            return None, "a number that no entry has"
     except (ValueError, RecursionError):
         return None, "it is not JSON"
     return value, ""

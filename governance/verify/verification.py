@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from governance.verify.entries import CheckedEntry, Source, check_rows, read_export, read_sqlite
+from governance.verify.entries import RowChecker, Source, read_export, read_sqlite
 from governance.verify.findings import Finding, Problem, Severity
 from governance.verify.heads import TreeHead, fingerprint, head_lines
 from governance.verify.merkle import EMPTY_ROOT, Frontier
@@ -97,18 +97,23 @@ def verify(
         releases: the folder of releases; None: they are not looked at.
         roles: public keys (hex) of the roles that may change caps; None: as the entries name them.
     """
-    entries, findings = check_rows(source.rows)
-    findings = [*source.findings, *findings]
-    parsed = [entry.value for entry in entries if entry.value is not None]
-    books = replay(parsed, roles)
-    findings += books.findings
-
     heads = _Heads(key)
     heads.stored(source)
     for path in head_files:
         heads.read(path)
-    fitting, root = heads.compare(entries)
-    findings += heads.findings
+    checker, tree = RowChecker(), _Tree(heads.sizes)
+
+    def entries() -> Iterator[Mapping[str, Any]]:
+        """One pass over the rows: each is checked, joins the tree, and goes on to the replay."""
+        for row in source.rows:
+            entry = checker.check(row)
+            tree.add(entry.leaf)
+            if entry.value is not None:
+                yield entry.value
+
+    books = replay(entries(), roles)
+    fitting = heads.compare(tree)
+    findings = [*source.findings, *checker.findings, *checker.places(), *books.findings, *heads.findings]
 
     sound = None
     if releases is not None:
@@ -116,8 +121,8 @@ def verify(
         findings += found
     return Verification(
         findings=tuple(sorted(findings, key=lambda finding: finding.severity is not Severity.FAILURE)),
-        entries=len(entries),
-        root=root.hex(),
+        entries=tree.size,
+        root=tree.root.hex(),
         key=heads.key_name,
         heads=fitting,
         books=books,
@@ -131,6 +136,36 @@ class _Placed:
 
     head: TreeHead
     where: str
+
+
+class _Tree:
+    """The tree of the entries so far, with its roots at the sizes that heads were signed for.
+
+    Attributes:
+        frontier: of all leaves.
+        roots: by size.
+    """
+
+    def __init__(self, sizes: frozenset[int]) -> None:
+        self._sizes = sizes
+        self.frontier = Frontier()
+        self.roots: dict[int, bytes] = {0: EMPTY_ROOT}
+
+    @property
+    def size(self) -> int:
+        """How many leaves there are."""
+        return self.frontier.size
+
+    @property
+    def root(self) -> bytes:
+        """The root over all of them."""
+        return self.frontier.root
+
+    def add(self, leaf: bytes) -> None:
+        """Appends a leaf."""
+        self.frontier = self.frontier.append(leaf)
+        if self.frontier.size in self._sizes:
+            self.roots[self.frontier.size] = self.frontier.root
 
 
 class _Heads:
@@ -211,28 +246,30 @@ class _Heads:
         self._sound.add(head)
         return True
 
-    def compare(self, entries: Sequence[CheckedEntry]) -> tuple[int, bytes]:
-        """How many heads the entries give, and the root of all of them."""
-        roots, frontier = _prefix_roots(entries, {placed.head.size for placed in self._placed})
-        whole = frontier.root
-        fitting = [placed for placed in self._placed if roots.get(placed.head.size, b"").hex() == placed.head.root]
-        self._beyond(len(entries))
-        self._differing(roots, fitting)
+    @property
+    def sizes(self) -> frozenset[int]:
+        """The sizes of all trusted heads."""
+        return frozenset(placed.head.size for placed in self._placed)
+
+    def compare(self, tree: _Tree) -> int:
+        """Holds all heads against the entries; returns how many of them these give."""
+        size = tree.size
+        fitting = [placed for placed in self._placed if tree.roots.get(placed.head.size, b"").hex() == placed.head.root]
+        self._beyond(size)
+        self._differing(tree.roots, fitting)
         newest = max((placed.head.size for placed in fitting), default=0)
-        if newest < len(entries) and all(placed.head.size < len(entries) for placed in self._placed):
-            range_ = (
-                f"entry {len(entries)}" if newest + 1 == len(entries) else f"entries {newest + 1} to {len(entries)}"
-            )
-            self._find(Problem.ENTRIES_UNSIGNED, range_, "No signed head covers it: anybody may have written it.")
-        if self._has_store and entries and self._stored is None:
+        if newest < size and all(placed.head.size < size for placed in self._placed):
+            which = f"entry {size}" if newest + 1 == size else f"entries {newest + 1} to {size}"
+            self._find(Problem.ENTRIES_UNSIGNED, which, "No signed head covers it: anybody may have written it.")
+        if self._has_store and size and self._stored is None:
             self._find(Problem.HEAD_FORGED, "head", "The database lacks its own signed head.")
-        elif self._has_store and self._frontier != frontier.text:
+        elif self._has_store and self._frontier != tree.frontier.text:
             self._find(Problem.HEAD_FORGED, "head", "The frontier stored in the database is not the entries'.")
-        for path, size in self._newest.items():
-            if size < newest:
-                message = f"It ends at {size} of {newest} signed entries: a crash, a full disk, or lines were removed."
+        for path, last in self._newest.items():
+            if last < newest:
+                message = f"It ends at {last} of {newest} signed entries: a crash, a full disk, or lines were removed."
                 self._find(Problem.HEAD_UNPUBLISHED, path, message, Severity.NOTICE)
-        return len(fitting), whole
+        return len(fitting)
 
     def _beyond(self, size: int) -> None:
         """Heads that cover more than there is."""
@@ -273,14 +310,3 @@ class _Heads:
 
     def _find(self, problem: Problem, subject: str, message: str, severity: Severity = Severity.FAILURE) -> None:
         self.findings.append(Finding(problem=problem, subject=subject, message=message, severity=severity))
-
-
-def _prefix_roots(entries: Iterable[CheckedEntry], sizes: set[int]) -> tuple[dict[int, bytes], Frontier]:
-    """The roots of the wanted prefixes, and the frontier of the whole."""
-    frontier, roots = Frontier(), {0: EMPTY_ROOT}
-    for entry in entries:
-        frontier = frontier.append(entry.leaf)
-        if frontier.size in sizes:
-            roots[frontier.size] = frontier.root
-    roots[frontier.size] = frontier.root
-    return roots, frontier
