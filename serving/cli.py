@@ -23,12 +23,12 @@ def publish(project: Project = Path()) -> None:
     """Publish the newest releases: feature store, vector spaces, device catalogue."""
     from rich.console import Console
 
-    from governance.ledger import Ledger
+    from governance.ledger import open_ledger
     from serving.publish import publish as publish_all
 
     settings = load_settings(project)
     console = Console(highlight=False)
-    with console.status("publishing") as status, Ledger(settings.ledger_path) as ledger:
+    with console.status("publishing") as status, open_ledger(settings) as ledger:
         publication = publish_all(settings, ledger, status.update)
     console.print(_table(settings, publication))
     for line in _other_lines(publication):

@@ -82,7 +82,7 @@ def _tell(teller: Teller, workspace: Workspace, shown: Path, windows: int) -> di
         windows: how many.
     """
     from examples.demo import show
-    from governance.ledger import Ledger
+    from governance.ledger import open_ledger
     from governance.report import build, write
     from serving.publish import publish
 
@@ -91,14 +91,14 @@ def _tell(teller: Teller, workspace: Workspace, shown: Path, windows: int) -> di
     results = _release(teller, workspace, plans, windows)
     with (
         teller.act("publish", "4  Publish: newest releases go into the feature store"),
-        Ledger(settings.ledger_path) as ledger,
+        open_ledger(settings) as ledger,
     ):
         publication = publish(settings, ledger)
     views = ", ".join(view.name for view in publication.views)
     console.print(f"publication {publication.sequence}: {views}; item vectors and a signed catalogue for devices")
     suggestions, devices, served = _serve(teller, workspace)
 
-    with teller.act("report", "8  Report: what was released and what it cost"), Ledger(settings.ledger_path) as ledger:
+    with teller.act("report", "8  Report: what was released and what it cost"), open_ledger(settings) as ledger:
         report = build(settings, ledger)
         files = write(report, settings.report_dir)
         balances = tuple(ledger.balance(account) for account in settings.accounts)

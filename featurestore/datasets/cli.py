@@ -55,7 +55,7 @@ def build(
     from rich.console import Console
 
     from featurestore.datasets.build import build_dataset
-    from governance.ledger import Ledger
+    from governance.ledger import open_ledger
 
     settings = load_settings(project)
     spec = DatasetSpec(
@@ -71,7 +71,7 @@ def build(
         in_force=in_force,
     )
     console = Console(highlight=False)
-    with console.status("building") as status, Ledger(settings.ledger_path) as ledger:
+    with console.status("building") as status, open_ledger(settings) as ledger:
         built = build_dataset(settings, ledger, spec, status.update)
     lines = [
         f"dataset   {built.name}, version {built.version[:16]}{'' if built.is_new else ', which was there already'}",
