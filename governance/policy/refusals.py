@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 
-from governance.errors import PolicyRefused
-from governance.ledger import Ledger
+from governance.errors import LedgerError, PolicyRefused
+from governance.ledger import Ledger, open_ledger
 from governance.policy.decisions import Decision
+from governance.settings import Settings
 
-__all__ = ["RefusalRecorder", "enforce"]
+__all__ = ["RefusalRecorder", "enforce", "record_refusal"]
+
+_LOG = logging.getLogger("hedgerow.policy")
 
 
 def enforce(ledger: Ledger, decisions: Iterable[tuple[Decision, str | None]]) -> None:
@@ -24,32 +28,49 @@ def enforce(ledger: Ledger, decisions: Iterable[tuple[Decision, str | None]]) ->
     """
     refused = [(decision, account) for decision, account in decisions if not decision.allowed]
     for decision, account in refused:
-        ledger.refuse(account, decision.subject, recorded_reason(decision))
+        record_refusal(ledger, decision, account)
     if refused:
         raise PolicyRefused(tuple((str(d.action), d.subject, d.rules, d.explanation) for d, _ in refused))
 
 
-def recorded_reason(decision: Decision) -> str:
-    """What the ledger keeps of a refusal: action, rule ids and what was found; names and numbers of rules only."""
-    return f"policy refuses to {decision.action}: {decision.explanation}"
+def record_refusal(ledger: Ledger, decision: Decision, account: str | None = None) -> int:
+    """Writes one REFUSED entry: action, subject, rule ids and what was found; nothing of anybody's data.
+
+    Returns:
+        The entry's sequence number.
+    """
+    reason = f"policy refuses to {decision.action}: {decision.explanation}"
+    return ledger.refuse(account, decision.subject, reason, rules=decision.rules)
 
 
 class RefusalRecorder:
     """Records refused reads: each kind of refusal once, however often it is tried.
 
     A caller that asks ten thousand times a second must not be able to fill the ledger, so only the first refusal of a
-    (caller, purpose, view) is recorded, and no more than `most` kinds for as long as the process lives.
+    (caller, purpose, view) is recorded, and no more than `most` kinds for as long as the process lives. The audit log
+    has a line for every call. Safe to call from many threads. A ledger that cannot be written changes no decision: it
+    is logged, and tried again the next time.
 
     Args:
-        record: writes one entry: subject and reason.
+        record: writes one entry.
         most: how many kinds are recorded.
     """
 
-    def __init__(self, record: Callable[[str, str], None], *, most: int = 1000) -> None:
+    def __init__(self, record: Callable[[Decision], object], *, most: int = 1000) -> None:
         self._record = record
         self._most = most
         self._lock = threading.Lock()
         self._known: set[tuple[str, str]] = set()
+
+    @classmethod
+    def to_ledger(cls, settings: Settings) -> RefusalRecorder:
+        """Records into the project's ledger, which is opened for each entry: they are few, and threads many."""
+
+        def record(decision: Decision) -> None:
+            with open_ledger(settings) as ledger:
+                record_refusal(ledger, decision)
+
+        return cls(record)
 
     def __call__(self, decision: Decision) -> bool:
         """Records a refusal unless one like it was recorded before.
@@ -62,5 +83,11 @@ class RefusalRecorder:
             if decision.allowed or key in self._known or len(self._known) >= self._most:
                 return False
             self._known.add(key)
-        self._record(decision.subject, recorded_reason(decision))
+        try:
+            self._record(decision)
+        except LedgerError as error:
+            _LOG.warning("a refused read could not be recorded (%s); it stays refused", type(error).__name__)
+            with self._lock:
+                self._known.discard(key)
+            return False
         return True

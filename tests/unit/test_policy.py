@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from governance.errors import ConfigError, PolicyRefused
+from governance.errors import ConfigError, LedgerError, PolicyRefused
 from governance.ledger import EntryKind, Ledger
 from governance.policy import (
     Action,
+    Decision,
     Policy,
     ReadRequest,
     RefusalRecorder,
@@ -291,19 +293,45 @@ def test_refusals_are_recorded_and_raised_together(tmp_path: Path, policy: Polic
         (EntryKind.REFUSED, "events/user_id", FINE.subject),
         (EntryKind.REFUSED, None, "b/v1/x"),
     ]
+    assert [entry.detail["rules"] for entry in entries] == [["EPS-1"], ["WHY-1"]]
     assert entries[0].detail["reason"].startswith("policy refuses to run: EPS-1: the release's epsilon is 3, allowed")
 
 
 def test_refused_reads_are_recorded_once_each_and_not_without_end(policy: Policy) -> None:
-    written: list[tuple[str, str]] = []
-    recorder = RefusalRecorder(lambda subject, reason: written.append((subject, reason)), most=2)
+    written: list[Decision] = []
+    recorder = RefusalRecorder(written.append, most=2)
 
     def ask(view: str, caller: str = "intruder") -> bool:
         return recorder(decide(policy, ReadRequest(caller=caller, purpose="ranking", view=view)))
 
     assert [ask("a"), ask("a"), ask("genre_x", "recommender"), ask("b"), ask("c")] == [True, False, False, True, False]
-    assert [subject for subject, _ in written] == ["a", "b"]
-    assert "HEDGEROW-READ" in written[0][1]
+    assert [decision.subject for decision in written] == ["a", "b"]
+
+
+def test_refused_reads_reach_the_ledger_from_many_threads(tmp_path: Path, policy: Policy) -> None:
+    settings = make_project(tmp_path / "shop")
+    recorder = RefusalRecorder.to_ledger(settings)
+    decisions = [decide(policy, ReadRequest(caller="x", purpose="ads", view=f"view_{n % 4}")) for n in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(recorder, decisions)) == 4
+    with Ledger(settings.ledger_path) as ledger:
+        entries = ledger.entries()
+    assert sorted(entry.subject for entry in entries) == ["view_0", "view_1", "view_2", "view_3"]
+    assert {tuple(entry.detail["rules"]) for entry in entries} == {(NO_PERMISSION,)}
+
+
+def test_a_ledger_that_cannot_be_written_changes_no_decision(policy: Policy) -> None:
+    tried: list[Decision] = []
+
+    def fail(decision: Decision) -> None:
+        tried.append(decision)
+        raise LedgerError("the disk is full")
+
+    recorder = RefusalRecorder(fail)
+    decision = decide(policy, ReadRequest(caller="x", purpose="ads", view="v"))
+    assert recorder(decision) is False
+    assert recorder(decision) is False
+    assert tried == [decision, decision], "it is tried again"
 
 
 @pytest.mark.parametrize("project", ["demo", "starter"])
