@@ -15,8 +15,32 @@ from hypothesis import strategies as st
 
 from governance.privacy import PrivacyLoss
 from governance.settings import Calendar
-from pipelines import Count, CountDistinct, Interval, KeepRandom, Mean, Sum, Window
+from pipelines import (
+    ZCDP,
+    ClipNorm,
+    Count,
+    CountDistinct,
+    Entity,
+    Histogram,
+    Interval,
+    KeepRandom,
+    Mean,
+    PrivacyUnit,
+    PrivateSelection,
+    PublicPartitions,
+    Quantiles,
+    Relation,
+    Signal,
+    Sum,
+    TopK,
+    UnitKind,
+    Variance,
+    VectorSum,
+    WeightedUnits,
+    Window,
+)
 from pipelines.definitions import Aggregate
+from tests.support.projects import START, a_signal
 
 __all__ = [
     "aggregates",
@@ -25,12 +49,15 @@ __all__ = [
     "calendars",
     "days",
     "deltas",
+    "event_rows",
     "examples",
     "intervals",
     "json_values",
     "losses",
     "names",
     "rhos",
+    "rows_like",
+    "signals",
     "windows",
 ]
 
@@ -79,6 +106,84 @@ aggregates: st.SearchStrategy[Aggregate] = st.one_of(
     st.builds(Sum, _columns, intervals()),
     st.builds(Mean, _columns, intervals()),
 )
+
+# --- signals over small tables of events ------------------------------------------------------------------------------
+
+_SPANS = (Interval(-1, 5), Interval(0, 3, step=1), Interval(-4, -1, step=0.5))
+_grids = st.sampled_from(_SPANS)
+_half_lives = st.sampled_from([timedelta(hours=7), timedelta(days=30)])
+_DIMENSION = 3
+_every_aggregate: st.SearchStrategy[Aggregate] = st.one_of(
+    st.just(Count()),
+    st.just(CountDistinct()),
+    st.builds(Count, half_life=_half_lives),
+    st.builds(Sum, st.just("value"), _grids),
+    st.builds(Sum, st.just("value"), _grids, half_life=_half_lives),
+    st.builds(Mean, st.just("value"), _grids),
+    st.builds(Variance, st.just("value"), _grids),
+    st.just(Histogram("value", (-1, 0, 2, 5))),
+    st.builds(Quantiles, st.just("value"), _grids, bins=st.sampled_from([16, 256])),
+    st.just(TopK("tag", ("a", "b", "é"), 1)),
+    st.just(VectorSum("vector", _DIMENSION, 1.5)),
+)
+_keep_random = st.builds(KeepRandom, max_partitions=st.integers(1, 3), max_rows_per_partition=st.integers(1, 3))
+_clip_norm = st.builds(
+    ClipNorm, l2=st.sampled_from([0.7, 2.0, 9.0]), max_partitions=st.sampled_from([1, 2, 3])
+) | st.builds(ClipNorm, l2=st.sampled_from([0.7, 2.0]))
+_units = st.sampled_from(
+    [
+        {"columns": "user_id"},
+        {"columns": "user_id", "per": timedelta(days=1)},
+        {"columns": ("event_id", "shop"), "kind": UnitKind.EVENT},
+    ]
+)
+
+
+@st.composite
+def signals(draw: st.DrawFn, relations: tuple[Relation, ...] = tuple(Relation)) -> Signal:
+    """Every aggregate, bounding, unit, relation and kind of keys, over tables of `event_rows`."""
+    bounds = draw(_keep_random | _clip_norm)
+    keys = draw(st.sampled_from([("item_id",), ("item_id", "country")]))
+    public = PublicPartitions({key: {"item_id": (0, 1, 2), "country": ("at", "ü")}[key] for key in keys})
+    private = (
+        PrivateSelection(delta=1e-7)
+        if draw(st.booleans())
+        else PrivateSelection(delta=1e-7, by=WeightedUnits(max_keys=draw(st.integers(1, 4))))
+    )
+    return a_signal(
+        aggregates=draw(st.dictionaries(st.sampled_from(["a", "b", "c"]), _every_aggregate, min_size=1)),
+        entity=Entity("item", keys),
+        privacy_unit=PrivacyUnit(**draw(_units), relation=draw(st.sampled_from(relations))),
+        bounds=bounds,
+        partitions=public if bounds.max_partitions is None else draw(st.sampled_from([public, private])),
+        budget_per_release=ZCDP(1.0),
+    )
+
+
+_values = st.sampled_from([-1e300, -4.0, -1.0, -0.25, 0.0, 0.5, 1.25, 2.0, 5.0, 1e300]) | st.floats(-9, 9)
+_numbers = st.sampled_from([-3.0, -0.5, 0.0, 0.25, 1.0, 30.0]) | st.floats(-2, 2)
+_CONTENT = {
+    "item_id": st.integers(0, 4),
+    "country": st.sampled_from(["at", "ü", ""]),
+    "value": _values,
+    "tag": st.sampled_from(["a", "b", "é", "other"]),
+    "vector": st.lists(_numbers, min_size=_DIMENSION, max_size=_DIMENSION),
+}
+_WHOSE = {
+    "user_id": st.integers(0, 3),
+    "event_id": st.integers(0, 5),
+    "shop": st.sampled_from(["s", "t"]),
+    "ts": st.integers(0, 7 * 86400 - 1).map(lambda second: int(START.timestamp()) + second)
+    | st.sampled_from([int(START.timestamp()) + 5, int(START.timestamp()) + 86400]),
+}
+event_rows = st.lists(st.fixed_dictionaries(_WHOSE | _CONTENT), min_size=1, max_size=40)
+"""Events of few units with few keys, so that bounds bind; extremes, and values outside their interval."""
+
+
+def rows_like(row: dict[str, Any]) -> st.SearchStrategy[list[dict[str, Any]]]:
+    """Other events of the same user, event and moment: what the unit's rows may be replaced by."""
+    return st.lists(st.fixed_dictionaries(_CONTENT).map(lambda content: {**row, **content}), max_size=12)
+
 
 # --- time -------------------------------------------------------------------------------------------------------------
 
