@@ -43,6 +43,7 @@ ONLINE_FILE: Final = "online.db"
 REGISTRY_FILE: Final = "registry.db"
 _PACKED_SQLITE: Final = "featurestore.online.packed_sqlite.PackedSqliteOnlineStore"
 _PACKED_REDIS: Final = "featurestore.online.packed_redis.PackedRedisOnlineStore"
+_PACKED_ENGINE: Final = "featurestore.online.feast_engine.PackedComputeEngine"
 _WRITE_BATCH: Final = 10_000
 _ENTITY_TYPES: Final = {"int64": "INT64"}
 _SERVICE_TAGS: Final = {GENERATED_TAG: "release"}
@@ -100,6 +101,7 @@ def _options(settings: Settings, registry_file: str) -> dict[str, Any]:
         "registry": {"registry_type": "file", "path": registry_file},
         "online_store": online_store_options(settings),
         "offline_store": {"type": "file"},
+        "batch_engine": {"type": _PACKED_ENGINE},
         "materialization": {"online_write_batch_size": _WRITE_BATCH},
         "entity_key_serialization_version": 3,
     }

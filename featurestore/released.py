@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.arrow_columns import key_column, packed_column
 from featurestore.column_types import arrow_type, row_field
 from featurestore.online.keys import stored_text
 from featurestore.publication import PublishedView
-from featurestore.rows import Column, KeyColumn, PackedRows, RowSchema, Texts, pack, release_code
+from featurestore.rows import Column, KeyColumn, PackedRows, RowSchema, pack, release_code
 from featurestore.views import EVENT_TIME_COLUMN, RELEASE_COLUMN
 from governance.errors import ReleaseCorrupt
 from governance.files import write_atomic
@@ -136,8 +137,8 @@ def released_rows(table: pa.Table, view: PublishedView, *, release_id: str, even
     """
     schema = view_schema(view)
     return ReleasedRows(
-        keys={field.name: _keys(table[field.name]) for field in view.keys},
-        columns={field.name: _column(table[field.name]) for field in schema.fields},
+        keys={field.name: key_column(table[field.name]) for field in view.keys},
+        columns={field.name: packed_column(table[field.name]) for field in schema.fields},
         schema=schema,
         event_time=event_time,
         release_id=release_id,
@@ -170,52 +171,3 @@ def is_written(path: Path, manifest: Manifest) -> bool:
     except (pa.ArrowException, OSError):
         return False
     return (schema.metadata or {}).get(_SOURCE) == manifest.sha256.encode()
-
-
-def _keys(column: Any) -> KeyColumn:
-    import pyarrow as pa
-
-    keys: KeyColumn = column.to_numpy() if column.type == pa.int64() else _texts(column)
-    return keys
-
-
-def _column(column: Any) -> Column:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    nulls = np.asarray(column.is_null().to_numpy(), bool)
-    kind = column.type
-    values: Any
-    if pa.types.is_fixed_size_list(kind):
-        array = _single(column)
-        width = kind.list_size
-        values = array.values.slice(array.offset * width, len(array) * width).to_numpy(zero_copy_only=False)
-        values = values.reshape(len(array), width)
-    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
-        values = _texts(column)
-    else:
-        if pa.types.is_date32(kind):
-            column = column.cast(pa.int32())
-        elif pa.types.is_timestamp(kind):
-            column = column.cast(pa.int64())
-        values = pc.fill_null(column, pa.scalar(0).cast(column.type)).to_numpy()
-    return Column(values=values, nulls=nulls)
-
-
-def _texts(column: Any) -> Texts:
-    import pyarrow as pa
-
-    array = _single(column.cast(pa.large_binary()))
-    _, offset_buffer, data_buffer = array.buffers()
-    if not len(array):
-        return Texts.empty(0)
-    offsets = np.frombuffer(offset_buffer, np.int64)[array.offset : array.offset + len(array) + 1]
-    data = np.frombuffer(data_buffer, np.uint8) if data_buffer is not None else np.zeros(0, np.uint8)
-    return Texts(data=data[offsets[0] : offsets[-1]], offsets=offsets - offsets[0])
-
-
-def _single(column: Any) -> Any:
-    """A column's values as one array."""
-    import pyarrow as pa
-
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

@@ -10,6 +10,7 @@ Reading guide
     redis_client     reaching Redis: single, Sentinel, cluster
     feast_store      both behind Feast's online store interface: packed_sqlite, packed_redis
     feast_values     packed columns from and to Feast's values
+    feast_engine     Feast's materialize without a protobuf for every value: feast_columns
     writer           what publishing writes rows through
 
 Only the `feast_` and `packed_sqlite`, `packed_redis` modules import Feast when they are imported.
