@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +40,7 @@ Found = tuple[Matrix, Rows]
 
 _BUILD_BREADTH: Final = 64
 _CODE_ROWS: Final = 100_000
-_CLUSTER_ROUNDS: Final = 10
+_CLUSTER_ROUNDS: Final = 8
 _CLUSTER_ROWS: Final = 48
 _SEED: Final = 20251103
 
@@ -107,7 +108,7 @@ def _inverted(kind: IndexKind, dimension: int, number: int, measure: int) -> Any
     else:
         index = faiss.IndexIVFPQ(coarse, dimension, number, subquantizers(dimension), 8, measure)
         index.pq.cp.niter = _CLUSTER_ROUNDS
-        index.pq.cp.max_points_per_centroid = 64
+        index.pq.cp.max_points_per_centroid = _CLUSTER_ROWS
         index.pq.cp.min_points_per_centroid = 1
     index.own_fields = True
     coarse.this.disown()
@@ -143,20 +144,31 @@ def walk(index: Any, kind: IndexKind, queries: Matrix, k: int, effort: int, sele
         effort: breadth of the walk (graphs) or lists looked into; flat: not used.
         selector: only these rows.
     """
-    match kind:
-        case IndexKind.FLAT:
-            parameters = faiss.SearchParameters(sel=selector) if selector is not None else None
-        case IndexKind.HNSW | IndexKind.HNSW_SQ8:
-            parameters = faiss.SearchParametersHNSW(efSearch=max(effort, k), sel=selector)
-        case IndexKind.IVF_SQ8:
-            parameters = faiss.SearchParametersIVF(nprobe=effort, sel=selector)
-        case _:
-            parameters = faiss.IVFPQSearchParameters(nprobe=effort, sel=selector)
+    effort = max(effort, k) if kind.graph else effort
+    parameters = _unconditional(kind, effort) if selector is None else _parameters(kind, effort, selector)
     scores: Matrix = np.empty((len(queries), k), np.float32)
     rows: Rows = np.empty((len(queries), k), np.int64)
     pointer = faiss.swig_ptr
     index.search_c(len(queries), pointer(queries), k, pointer(scores), pointer(rows), parameters)
     return scores, rows
+
+
+def _parameters(kind: IndexKind, effort: int, selector: Any) -> Any:
+    match kind:
+        case IndexKind.FLAT:
+            return faiss.SearchParameters(sel=selector)
+        case IndexKind.HNSW | IndexKind.HNSW_SQ8:
+            return faiss.SearchParametersHNSW(efSearch=effort, sel=selector)
+        case IndexKind.IVF_SQ8:
+            return faiss.SearchParametersIVF(nprobe=effort, sel=selector)
+        case _:
+            return faiss.IVFPQSearchParameters(nprobe=effort, sel=selector)
+
+
+@lru_cache(maxsize=1024)
+def _unconditional(kind: IndexKind, effort: int) -> Any:
+    """Made once and only ever read: making them takes as long as a short walk."""
+    return _parameters(kind, effort, None)
 
 
 def nearest(

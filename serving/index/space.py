@@ -329,10 +329,11 @@ def _first(scores: Matrix, rows: Rows, keep: NDArray[np.bool_], k: int) -> tuple
 
 
 def _hits(scores: Matrix, rows: Rows, minimum_score: float | None) -> Hits:
+    if minimum_score is None and rows.size and rows.min() >= 0:
+        counts = np.empty(len(rows), np.int64)
+        counts.fill(rows.shape[1])
+        return Hits(counts=counts, rows=rows.ravel(), scores=scores.ravel())
     keep = rows >= 0
     if minimum_score is not None:
         keep &= scores >= np.float32(minimum_score)
-    if keep.all():
-        counts = np.full(len(rows), rows.shape[1], np.int64)
-        return Hits(counts=counts, rows=rows.ravel(), scores=scores.ravel())
     return Hits(counts=keep.sum(axis=1), rows=rows[keep], scores=scores[keep])
