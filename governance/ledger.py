@@ -141,18 +141,19 @@ class Ledger:
             return stored_tree(self._store)[1]
 
     def balances(self) -> tuple[Balance, ...]:
-        """Every opened account's balance, in the order of opening; of one that renews, its newest period's."""
+        """Every opened account's balance, in the order of opening; of one that renews, its latest period's."""
         accounts: dict[str, AccountState] = {}
-        periods: dict[str, tuple[str, AccountState]] = {}
+        periods: dict[str, dict[str, AccountState]] = {}
         for entry in self.entries():
             if entry.account is not None and entry.state is not None:
                 state = accounts[entry.account] = AccountState.from_json(entry.state)
                 if entry.period is not None:
-                    periods[entry.account] = (entry.period, state)
+                    periods.setdefault(entry.account, {})[entry.period] = state
         found = []
         for name, state in accounts.items():
-            period, booked = periods.get(name, (None, None))
-            found.append(Balance.of(name, state.in_period(booked) if booked else state, period))
+            booked = periods.get(name, {})
+            period = max(booked, default=None)
+            found.append(Balance.of(name, state.in_period(booked[period]) if period else state, period))
         return tuple(found)
 
     def balance(self, account: Account, period: str | None = None) -> Balance:
@@ -160,9 +161,11 @@ class Ledger:
 
         Args:
             account: which one.
-            period: of an account that renews; None: over everything.
+            period: of an account that renews; None: the latest in which something was booked.
         """
         with self._store.reading():
+            if period is None and account.renews_days is not None:
+                period = max(self._store.periods_of_account(account.name), default=None)
             state = Recorder(self._store, Frontier(), self._clock).balance(account.name, period)
         return Balance.of(account.name, state or AccountState.opened(account.cap, 0, account.renews_days), period)
 

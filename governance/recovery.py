@@ -77,7 +77,7 @@ def check_known(settings: Settings, ledger: Ledger) -> None:
     for release_id in store.ids():
         if release_id not in known and store.load(release_id).guarantee.sampler != PUBLIC_SAMPLER:
             raise LedgerCorrupt(
-                f"{settings.ledger_path}: release {release_id} is on disk, but the ledger does not know it; the "
+                f"{ledger.name}: release {release_id} is on disk, but the ledger does not know it; the "
                 "ledger is "
                 "older than the releases (an old backup, or cut short), and going on would forget what they cost; "
                 "restore the newest ledger"
