@@ -83,7 +83,7 @@ def _tell(teller: Teller, workspace: Workspace, shown: Path, windows: int) -> di
     """
     from examples.demo import show
     from governance.ledger import open_ledger
-    from governance.report import build, write
+    from governance.report import build, report_key, write
     from serving.publish import publish
 
     settings, console = workspace.settings, teller.console
@@ -100,9 +100,10 @@ def _tell(teller: Teller, workspace: Workspace, shown: Path, windows: int) -> di
 
     with teller.act("report", "8  Report: what was released and what it cost"), open_ledger(settings) as ledger:
         report = build(settings, ledger)
-        files = write(report, settings.report_dir)
+        files = write(report, settings.report_dir, key=report_key(settings))
         balances = tuple(ledger.balance(account) for account in settings.accounts)
     console.print(f"{len(report.releases)} releases, {report.verified} verified, {len(report.failures)} failures")
+    console.print(files.problem or "report.json is signed; report.html and report.pdf show it and carry its hash")
     console.print()
     console.print(
         show.closing(
