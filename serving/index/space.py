@@ -209,7 +209,7 @@ class VectorSpace:
         if not len(queries):
             return _hits(np.empty((0, 1), np.float32), np.empty((0, 1), np.int64), minimum_score)
         if tags or allow is not None:
-            scores, rows = self._selected(queries, k, own_rows, self._mask(tags, allow, hidden))
+            scores, rows = self._selected(queries, k, own_rows, self._eligible(tags, allow, hidden))
         elif len(hidden) or own_rows is not None:
             scores, rows = self._fetched(queries, k, own_rows, hidden)
         else:
@@ -252,9 +252,9 @@ class VectorSpace:
             scores, rows = self._filled(queries, scores, rows, visible, own)
         return scores, rows
 
-    def _selected(self, queries: Matrix, k: int, own_rows: Rows | None, mask: NDArray[np.bool_]) -> tuple[Matrix, Rows]:
-        """Only rows of a mask: by a selector within the index, or one by one where they are few."""
-        available = int(mask.sum())
+    def _selected(self, queries: Matrix, k: int, own_rows: Rows | None, among: Rows) -> tuple[Matrix, Rows]:
+        """Only some rows, ascending: by a selector within the index, or one by one where they are few."""
+        available = len(among)
         wanted = min(k + (own_rows is not None), available)
         if not wanted:
             return np.empty((len(queries), 1), np.float32), np.full((len(queries), 1), -1, np.int64)
@@ -267,11 +267,13 @@ class VectorSpace:
         elif kind is not IndexKind.FLAT:
             looked_at = effort * total // self._index.nlist
         if available <= max(looked_at, wanted):
-            scores, rows = self._one_by_one(queries, wanted, np.flatnonzero(mask))
+            scores, rows = self._one_by_one(queries, wanted, among)
         else:
+            mask = np.zeros(total, dtype=bool)
+            mask[among] = True
             scores, rows = self._nearest(queries, wanted, effort, allowed(mask))
         if rows[:, -1].min() < 0:
-            scores, rows = self._filled(queries, scores, rows, np.flatnonzero(mask), None)
+            scores, rows = self._filled(queries, scores, rows, among, None)
         if own_rows is None:
             return scores, rows
         return _first(scores, rows, (rows >= 0) & (rows != own_rows[:, None]), min(k, wanted))
@@ -294,18 +296,14 @@ class VectorSpace:
         scores, rows = compare(queries, self._compared, among, k, l2=self._l2)
         return (-scores if self._l2 else scores), rows
 
-    def _mask(self, tags: Sequence[str], allow: Rows | None, hidden: Rows) -> NDArray[np.bool_]:
-        """The rows that conditions leave, `(n,)`."""
-        mask = np.zeros(self.meta.rows, dtype=bool)
-        for tag in tags:
-            if (rows := self._tags.get(tag)) is not None:
-                mask[rows] = True
-        if allow is not None:
-            listed = np.zeros(self.meta.rows, dtype=bool)
-            listed[allow] = True
-            mask = mask & listed if tags else listed
-        mask[hidden] = False
-        return mask
+    def _eligible(self, tags: Sequence[str], allow: Rows | None, hidden: Rows) -> Rows:
+        """The rows that conditions leave, ascending. The work follows their number, not the space's."""
+        rows = _NO_ROWS if allow is None else np.unique(allow)
+        if tags:
+            tagged = [self._tags[tag] for tag in dict.fromkeys(tags) if tag in self._tags]
+            either = tagged[0] if len(tagged) == 1 else np.unique(np.concatenate([_NO_ROWS, *tagged]))
+            rows = either if allow is None else rows[_among(rows, either)]
+        return rows[~_among(rows, hidden)] if hidden.size else rows
 
 
 def _among(rows: Rows, ordered: Rows) -> NDArray[np.bool_]:
