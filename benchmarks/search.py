@@ -1,6 +1,6 @@
 """Nearest neighbors: recall, queries a second in process and through the gRPC server, and other engines.
 
-    python -m benchmarks.search [--rows N] [--dim D] [--data clustered,correlated,uniform] [--json]
+    python -m benchmarks.search [--rows N] [--dim D] [--data NAMES] [--json]
 
 Starts everything itself, on loopback, server and client each in a process of its own. For each kind of vectors a space
 is built as `hedgerow publish` builds it and served as `hedgerow serve` serves it; the empty server answers calls of the
@@ -55,6 +55,7 @@ PEERS: Final = {
 OPENSSL_1_1: Final = "psycopg2-binary==2.9.5"
 """Brings along the libraries that redis-stack needs and new systems lack."""
 PEER_SECONDS: Final = 150
+MANY_ROWS: Final = 250_000
 
 
 # --- vectors ---------------------------------------------------------------------------------------------------
@@ -310,7 +311,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--data", default="clustered,correlated,uniform", help="which vectors, with commas between")
+    parser.add_argument("--data", help=f"of {', '.join(DATA)}, with commas; absent: all, or to the second if many rows")
     parser.add_argument("--recall", type=float, default=0.95, help="recall@10 to reach")
     parser.add_argument("--kind", type=IndexKind, choices=list(IndexKind), help="this index; absent: as chosen by size")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
@@ -319,7 +320,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     results, compared = [], None
-    for position, name in enumerate(arguments.data.split(",")):
+    many = arguments.rows > MANY_ROWS
+    names = arguments.data.split(",") if arguments.data else list(DATA)[: 2 if many else None]
+    for position, name in enumerate(names):
         vectors, queries, truth = generate(name, arguments.rows, arguments.dim)
         results.append(measure(name, vectors, queries, truth, arguments))
         if position == 0 and arguments.peer_rows:
