@@ -105,6 +105,7 @@ def recall_of(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
 
 def publish(folder: Path, vectors: Vectors, recall: float, kind: IndexKind | None) -> tuple[Settings, dict[str, Any]]:
     """A project with one space, as `hedgerow publish` leaves it."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "hedgerow.toml").write_text('[project]\nname = "benchmark"\n[serving]\nport = 0\n')
     settings = load_settings(folder)
     directory = settings.serving_dir / "spaces" / "items"
@@ -170,7 +171,7 @@ def in_process(settings: Settings, queries: Vectors, truth: NDArray[np.int64], s
 
 
 def rate(space: VectorSpace, queries: Vectors, batch: int, seconds: float) -> dict[str, Any]:
-    """Queries a second of one caller, so many in each call, and their processor time (which other work disturbs least)."""
+    """Queries a second of one caller, so many a call, and their processor time, which other work disturbs least."""
     start, spent, done = time.perf_counter(), time.thread_time(), 0
     while (taken := time.perf_counter() - start) < seconds:
         at = done % (len(queries) - batch)
@@ -257,13 +258,22 @@ def measure(
     name: str, vectors: Vectors, queries: Vectors, truth: NDArray[np.int64], arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Our index on one kind of vectors."""
-    folder = Path(tempfile.mkdtemp(prefix="hedgerow-bench-"))
+    if arguments.keep:
+        folder = arguments.keep / f"{name}-{len(vectors)}x{vectors.shape[1]}-{arguments.kind or arguments.recall}"
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="hedgerow-bench-"))
+    record = folder / "built.json"
     try:
-        settings, built = publish(folder, vectors, arguments.recall, arguments.kind)
+        if record.exists():
+            settings, built = load_settings(folder), json.loads(record.read_bytes())
+        else:
+            settings, built = publish(folder, vectors, arguments.recall, arguments.kind)
+            record.write_text(json.dumps(built))
         inside = in_process(settings, queries, truth, arguments.seconds)
         recall, calls = served(settings, queries, truth, arguments.seconds)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not arguments.keep:
+            shutil.rmtree(folder, ignore_errors=True)
     return {"data": name, "rows": len(vectors), **built, **inside, "recall_served": recall, "served": calls}
 
 
@@ -318,6 +328,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--peer-rows", type=int, default=100_000, help="rows that other engines get; 0: leave them out")
     parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "hedgerow-peers", metavar="DIR")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep spaces here, and use those that are here already"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     results, compared = [], None
