@@ -163,6 +163,38 @@ class ReaderConformance:
         assert answer.values["popular"].tolist() == [True, False, False, False]
         assert answer.nulls["popular"].tolist() == [False, True, False, True]
 
+    def test_types_beyond_those_that_releases_have_today(
+        self, settings: Settings, reader: OnlineReader, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        instants = [datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC), None, datetime(2025, 1, 2, tzinfo=UTC)]
+        more = {"float32": pa.float32(), "timestamp": pa.timestamp("us", "UTC"), "bytes": pa.binary()}
+        for name, kind in {**more, "vector<float32>[2]": pa.list_(pa.float32(), 2)}.items():
+            monkeypatch.setitem(releases._ARROW, name, kind)
+        release(
+            settings,
+            "more",
+            {"item_id": "int64"},
+            item_id=("int64", [1, 2, 3]),
+            narrow=("float32", [0.5, None, float("-inf")]),
+            instant=("timestamp", instants),
+            raw=("bytes", [b"\x00\xff", None, b""]),
+            place=("vector<float32>[2]", [[1.0, 2.0], None, [-0.5, 0.25]]),
+        )
+        view = publish(settings)["more_v1"]
+        answer = reader.get(view, ["place", "raw", "narrow", "instant"], {"item_id": np.array([3, 9, 2, 1])})
+        assert answer.names == ("place", "raw", "narrow", "instant")
+        assert answer.found.tolist() == [True, False, True, True]
+        assert answer.nulls.tolist() == [[False, True, True, False]] * 4
+        nan = float("nan")
+        assert answer.values["place"].dtype == np.dtype("<f4")
+        np.testing.assert_array_equal(answer.values["place"], [[-0.5, 0.25], [nan, nan], [nan, nan], [1, 2]])
+        assert answer.values["raw"].tolist() == [b"", b"", b"", b"\x00\xff"]
+        assert answer.values["narrow"].dtype == np.dtype("<f4")
+        np.testing.assert_array_equal(answer.values["narrow"], [-np.inf, nan, nan, 0.5])
+        assert answer.values["instant"].tolist() == [1_735_776_000_000_000, 0, 0, -1]
+        assert answer.releases == ("more/v1/2025-11-10",)
+        assert answer.release_indexes.tolist() == [0, -1, 0, 0]
+
     def test_a_release_with_a_null_key_is_refused(self, settings: Settings) -> None:
         release(settings, "pop", {"item": "string"}, item=("string", ["a", None]), users=("int64", [1, 2]))
         with pytest.raises(ReleaseCorrupt, match="key 'item' has nulls"):

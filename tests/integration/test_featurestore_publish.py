@@ -215,7 +215,7 @@ def test_definitions_as_code_are_the_definitions_applied(settings: Settings, led
     manifests = [affinity(settings, ledger), popularity(settings, ledger)]
     awkward = replace(manifests[1].signal, description="quotes \" ' and\nlines\\ and {braces}")
     publish(settings, ledger)
-    plans = plan_views([manifests[0], replace(manifests[1], signal=awkward)])
+    plans = plan_views([manifests[0], replace(manifests[1], signal=awkward)], pushed=("genre_affinity",))
     services = plan_services(plan.view for plan in plans)
     from featurestore.feast_repository import definitions_text
 
@@ -233,10 +233,39 @@ def test_definitions_as_code_are_the_definitions_applied(settings: Settings, led
         for proto in protos:  # when a source was made does not count
             if name[0] == "FeatureView":
                 proto.spec.batch_source.ClearField("meta")
+                proto.spec.stream_source.ClearField("meta")
+                proto.spec.stream_source.batch_source.ClearField("meta")
             for projection in proto.spec.features if name[0] == "FeatureService" else ():
                 projection.batch_source.ClearField("meta")
         assert protos[0] == protos[1]
     assert coded["FeatureView", "popularity_v1"].description == awkward.description
+
+
+def test_a_view_that_takes_pushes_takes_them(settings: Settings, ledger: Ledger) -> None:
+    """Pushed rows are served from the online store beside released ones, and name no release."""
+    pushed = replace(settings, online_store=replace(settings.online_store, pushed=("popularity",)))
+    popularity(pushed, ledger)
+    (view,), _ = publish(pushed, ledger)
+    assert view.snapshot is None
+    store = feast_store(pushed)
+    rows = {"item_id": [10, 77], "users": [70, 77]}
+    late = pd.DataFrame({**rows, "event_timestamp": [NOW - timedelta(days=1)] * 2})
+    early = late.assign(users=[1, 1], event_timestamp=FIRST)
+    for frame in (late, early):
+        store.push("popularity_v1_push", frame)
+    reader = open_reader(pushed, clock=lambda: NOW)
+    answer = reader.get(view, ["users"], {"item_id": [10, 77, 78]})
+    assert answer.values["users"].tolist() == [70, 77, 0]
+    assert answer.release_indexes.tolist() == [-1, -1, -1]
+    popularity(pushed, ledger, SECOND, users=8)
+    (view,), _ = publish(pushed, ledger)
+    answer = reader.get(view, ["users"], {"item_id": [10, 77]})
+    assert answer.values["users"].tolist() == [8, 77]
+    assert [answer.releases[i] if i >= 0 else None for i in answer.release_indexes] == [
+        "popularity/v1/2025-11-10",
+        None,
+    ]
+    reader.close()
 
 
 def test_the_feast_command_works_in_the_repository(settings: Settings, ledger: Ledger) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +18,7 @@ from featurestore.rows import Column, Kind, RowField, RowSchema, Texts, key_byte
 from featurestore.snapshots import Snapshot, open_snapshot, snapshot_bytes
 from featurestore.snapshots import index as index_module
 from featurestore.snapshots.index import build_index
+from governance.canonical import canonical_bytes
 from governance.errors import NotPublished, PublicationCorrupt, PublicationError
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
@@ -139,19 +143,14 @@ def test_integers_never_share_a_hash(values: list[int]) -> None:
     assert len(set(key_hashes([np.array(values, np.int64)]).tolist())) == len(values)
 
 
-@given(st.lists(st.tuples(INT64, TEXT), min_size=1), st.binary(max_size=4))
-def test_key_bytes_are_those_of_single_values(keys: list[tuple[int, str]], prefix: bytes) -> None:
+@given(st.lists(st.tuples(INT64, TEXT)))
+def test_key_bytes_are_those_of_single_values(keys: list[tuple[int, str]]) -> None:
     columns = {"b": np.array([a for a, _ in keys], np.int64), "a": text_keys([b for _, b in keys])}
     wanted = [
-        prefix
-        + b"s"
-        + len(text.encode()).to_bytes(4, "big")
-        + text.encode()
-        + b"i"
-        + value.to_bytes(8, "big", signed=True)
+        b"s%b%bi%b" % (len(text.encode()).to_bytes(4, "big"), text.encode(), value.to_bytes(8, "big", signed=True))
         for value, text in keys
     ]
-    assert key_bytes(columns, prefix=prefix).tolist() == wanted
+    assert key_bytes(columns).tolist() == wanted
 
 
 @given(st.lists(st.binary(max_size=4)), st.lists(st.binary(max_size=4)))
@@ -206,3 +205,69 @@ def test_another_file_or_none_is_refused(tmp_path: Path) -> None:
     assert len(open_snapshot(path, sha256=open_snapshot(path).digest)) == 1
     with pytest.raises(PublicationCorrupt, match="not the one that was published"):
         open_snapshot(path, sha256="0" * 64)
+
+
+def resealed(whole: bytes, **changes: Any) -> bytes:
+    """A file whose header says something else, with a digest that fits: what only checks of the content can find."""
+    length = int.from_bytes(whole[8:12], "little")
+    start = -(-(16 + length) // 64) * 64
+    header = {**json.loads(whole[16 : 16 + length]), **changes}
+    text = canonical_bytes(header)
+    body = whole[:8] + len(text).to_bytes(4, "little") + bytes(4) + text
+    body += bytes(-len(body) % 64) + whole[start:-32]
+    return body + hashlib.sha256(body).digest()
+
+
+def test_a_file_that_lies_about_itself_is_refused() -> None:
+    """Nothing is allocated by what a header says: sections are views of the file, and all sizes must agree."""
+    keys = [("a", 1), ("b", 2), ("ü", 3)]
+    whole = built({"key0": "string", "key1": "int64"}, keys, {"b": [1.0, 2.0, None], "e": [b"x", b"yy", None]})
+    length = int.from_bytes(whole[8:12], "little")
+    header = json.loads(whole[16 : 16 + length])
+    assert resealed(whole) == whole
+    sections = header["sections"]
+    lies: list[dict[str, Any]] = [
+        {"rows": 1 << 50},
+        {"rows": 2},
+        {"rows": -1},
+        {"rows": True},
+        {"bytes": 1 << 62},
+        {"bytes": -64},
+        {"keys": []},
+        {"keys": [["key0", "float64"]]},
+        {"keys": [*header["keys"], ["key2", "int64"]]},
+        {"fields": [["b", "float64"], ["e", "string"], ["z", "string"]]},
+        {"fields": [["b", "float64"], ["e", "string"], ["v", "float32", 60_000]]},
+        {"fields": [["b", "no kind"]]},
+        {"releases": [1]},
+        {"view": None},
+        {"sections": []},
+        {"sections": [[name, start + 64, size] for name, start, size in sections]},
+        {"sections": [[name, -64, size] for name, start, size in sections]},
+        {"sections": [[name, start, 1 << 60] for name, start, size in sections]},
+        {"sections": [["starts" if name == "hashes" else name, *rest] for name, *rest in sections]},
+    ]
+    for lie in lies:
+        with pytest.raises(PublicationCorrupt, match="refused"):
+            opened(resealed(whole, **lie))
+    places = {name: (start, size) for name, start, size in sections}
+    base = -(-(16 + length) // 64) * 64
+    for name, at in (("starts", 4), ("tail.starts", 8), ("key.0.offsets", 8)):
+        data = bytearray(whole[:-32])
+        data[base + places[name][0] + at : base + places[name][0] + at + 4] = b"\xff" * 4
+        with pytest.raises(PublicationCorrupt, match="refused"):
+            opened(bytes(data) + hashlib.sha256(data).digest())
+
+
+def test_processes_share_the_pages_of_a_snapshot(tmp_path: Path) -> None:
+    """A mapping is of the file: none of its pages becomes this process's own, however much is read."""
+    count = 20_000
+    whole = built({"key0": "int64"}, [(i,) for i in range(count)], {"b": [float(i) for i in range(count)]})
+    path = tmp_path / "v.snapshot"
+    path.write_bytes(whole)
+    snapshot = open_snapshot(path)
+    assert snapshot.get({"key0": np.arange(count)}, ["b"]).found.all()
+    mapped = Path("/proc/self/smaps").read_text().split(str(path))[1].split("VmFlags")[0]
+    sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", mapped, re.MULTILINE))
+    assert int(sizes["Rss"]) * 1024 >= len(whole) // 2
+    assert int(sizes["Anonymous"]) == 0
