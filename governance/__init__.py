@@ -7,6 +7,8 @@ Reading guide
     ledger      the append-only record of every spend
     balances    its values, and the arithmetic of an account
     recording   one transaction of it
+    reservations  what an account can carry
+    caps        cap changes, signed by a role
     storage     where entries are stored: SQLite or PostgreSQL
     heads       signed tree heads, published outside the database
     keys        signing keys of this installation

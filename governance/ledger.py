@@ -15,7 +15,7 @@ costs O(log n); what reads everything checks everything. Entries hold no user id
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +23,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from governance.balances import AccountState, Balance, Entry, EntryKind, Request, Run, runs_of, shortage
-from governance.errors import BudgetExceeded, ConfigError, LedgerCorrupt, LedgerError
+from governance.balances import AccountState, Balance, Entry, EntryKind, Request, Run, runs_of
+from governance.errors import ConfigError, LedgerCorrupt, LedgerError
 from governance.heads import PUBLIC_KEY_FILE, HeadFiles
 from governance.keys import load_signing_key, make_signing_key
 from governance.privacy import PrivacyLoss
 from governance.recording import Recorder, entry_of, stored_tree
+from governance.reservations import check_request, hold, known_reservation, open_in, refusal_of
 from governance.settings import Account, Settings
 from governance.storage import EntryStore
 from governance.storage.sqlite import SqliteStore
@@ -36,7 +37,6 @@ from governance.verify.entries import Row, RowChecker, Source
 from governance.verify.heads import TreeHead, read_public_key
 from governance.verify.merkle import Frontier, Tree
 from governance.verify.proofs import CONSISTENCY_SCHEMA, INCLUSION_SCHEMA
-from governance.verify.replay import cap_statement
 
 __all__ = ["Balance", "Entry", "EntryKind", "Ledger", "Request", "Run", "open_ledger"]
 
@@ -169,6 +169,11 @@ class Ledger:
             state = Recorder(self._store, Frontier(), self._clock).balance(account.name, period)
         return Balance.of(account.name, state or AccountState.opened(account.cap, 0, account.renews_days), period)
 
+    def account_state(self, name: str) -> AccountState | None:
+        """An account over all its periods, with its cap and the entry that set it; None if it is not open."""
+        with self._store.reading():
+            return Recorder(self._store, Frontier(), self._clock).account(name)
+
     def runs(self) -> tuple[Run, ...]:
         """Every run and its latest state, in the order of their first entries."""
         return tuple(runs_of(self.entries()).values())
@@ -260,8 +265,8 @@ class Ledger:
         Raises:
             ConfigError: it is open with another cap, or renews differently.
         """
-        with self._recording() as book:
-            _open(book, account)
+        with self.recording() as book:
+            open_in(book, account)
 
     def reserve(self, run_id: str, account: Account, subject: str, loss: PrivacyLoss, period: str | None = None) -> int:
         """Sets one loss aside, or refuses: `reserve_all` of a single request.
@@ -290,36 +295,21 @@ class Ledger:
         for request in requests:
             if unique[request.run_id] != request:
                 raise LedgerError(f"run {request.run_id}: asked for twice with different content; use a new run id")
-            _check(request)
+            check_request(request)
         if not unique:
             return ()
-        with self._recording() as book:
+        with self.recording() as book:
             for request in unique.values():
-                _open(book, request.account)
-            known = {run_id: self._reserved(book, request) for run_id, request in unique.items()}
+                open_in(book, request.account)
+            known = {run_id: known_reservation(book, request) for run_id, request in unique.items()}
             fresh = [request for run_id, request in unique.items() if known[run_id] is None]
-            refusal = _refusal(book, fresh)
+            refusal = refusal_of(book, fresh)
             if refusal is None:
                 for request in fresh:
-                    known[request.run_id] = _hold(book, request)
+                    known[request.run_id] = hold(book, request)
         if refusal is not None:
             raise refusal
         return tuple(sequence for request in requests if (sequence := known[request.run_id]) is not None)
-
-    @staticmethod
-    def _reserved(book: Recorder, request: Request) -> int | None:
-        """The entry that has recorded this very request, if any."""
-        mine = book.of_run(request.run_id)
-        if not mine:
-            return None
-        first = mine[0]
-        found = (first.kind, first.account, first.period, first.subject, dict(first.detail))
-        detail = {"loss": request.loss.to_json()}
-        if found != (EntryKind.RESERVE, request.account.name, request.period, request.subject, detail):
-            raise LedgerError(f"run {request.run_id}: recorded before with another content; use a new run id")
-        if mine[-1].kind is EntryKind.RELEASE:
-            raise LedgerError(f"run {request.run_id}: its reservation was given back; use a new run id")
-        return first.sequence
 
     def draw(self, run_id: str) -> int:
         """Records that noise is about to be drawn: from here the loss is spent. Idempotent."""
@@ -344,12 +334,12 @@ class Ledger:
             LedgerError: the run id is known with another body, or the release with another manifest.
         """
         detail = {"loss": PrivacyLoss.zero().to_json(), "manifest_sha256": manifest_sha256}
-        with self._recording() as book:
+        with self.recording() as book:
             for entry in book.of_run(run_id):
                 if (entry.kind, entry.account, dict(entry.detail)) == (EntryKind.COMMIT, None, detail):
                     return entry.sequence
                 raise LedgerError(f"run {run_id}: recorded before with another content; use a new run id")
-            about = [entry_of(row, self.name) for row in self._store.of_subject(subject)]
+            about = book.of_subject(subject)
             if any(entry.kind is EntryKind.COMMIT and dict(entry.detail) != detail for entry in about):
                 raise LedgerError(
                     f"{subject}: committed before with another manifest; restore the release from a backup"
@@ -366,109 +356,19 @@ class Ledger:
             rules: ids of the policy rules that refused.
         """
         detail = {"reason": reason, **({"rules": list(rules)} if rules else {})}
-        with self._recording() as book:
+        with self.recording() as book:
             return book.append(EntryKind.REFUSED, account=account, subject=subject, detail=detail)
-
-    def propose_cap(self, account: Account, role: str, public_key: str, justification: str) -> dict[str, Any]:
-        """A cap change for a role to sign: `detail` of a CAP-CHANGE without its signature.
-
-        Args:
-            account: with the new cap.
-            role: who signs.
-            public_key: the role's, 32 bytes in hex.
-            justification: why; everybody who reads the ledger will see it.
-
-        Raises:
-            LedgerError: the account is not open, or nothing would change.
-        """
-        with self._store.reading():
-            state = Recorder(self._store, Frontier(), self._clock).account(account.name)
-        if state is None:
-            raise LedgerError(f"account {account.name}: not open yet; its first reservation opens it with its cap")
-        if state.cap == account.cap:
-            cap = account.cap.to_json()
-            raise LedgerError(
-                f"account {account.name}: its cap is rho={cap['rho']}, delta={cap['delta']} already; state the new one "
-                "in hedgerow.toml first"
-            )
-        return {
-            "cap": account.cap.to_json(),
-            "cap_before": state.cap.to_json(),
-            "justification": justification,
-            "public_key": public_key,
-            "replaces": state.cap_entry,
-            "role": role,
-        }
-
-    def change_cap(self, account: str, detail: Mapping[str, Any], roles: Mapping[str, str]) -> int:
-        """Records a signed cap change. Idempotent for the same signature.
-
-        Args:
-            account: its name.
-            detail: what `propose_cap` gave, with `signature` (hex) over `cap_statement`.
-            roles: the public key (hex) of each role that may change caps.
-
-        Raises:
-            LedgerError: the role may not, the signature is not its key's, the cap was changed meanwhile, or the new
-                cap is below what is spent and held.
-        """
-        role, cap = detail["role"], PrivacyLoss.from_json(detail["cap"])
-        if not str(detail["justification"]).strip():
-            raise LedgerError(f"account {account}: a cap change needs a justification; say why it is needed")
-        if roles.get(role) != detail["public_key"]:
-            allowed = ", ".join(sorted(roles)) or "none"
-            raise LedgerError(
-                f"account {account}: role {role!r} with this key may not change caps; allowed: the keys that [[roles]] "
-                f"in hedgerow.toml names ({allowed})"
-            )
-        try:
-            signer = Ed25519PublicKey.from_public_bytes(bytes.fromhex(detail["public_key"]))
-            signer.verify(bytes.fromhex(detail["signature"]), cap_statement(account, detail))
-        except Exception:  # noqa: BLE001 - a signature that cannot even be checked is not one
-            raise LedgerError(f"account {account}: role {role!r} did not sign this cap change; sign it again") from None
-        with self._recording() as book:
-            state = book.account(account)
-            if state is None:
-                raise LedgerError(f"account {account}: not open yet")
-            newest = self._store.row(state.cap_entry)
-            if newest is not None and dict(entry_of(newest, self.name).detail) == dict(detail):
-                return state.cap_entry
-            if detail["replaces"] != state.cap_entry or detail["cap_before"] != state.cap.to_json():
-                raise LedgerError(
-                    f"account {account}: its cap was changed meanwhile; propose and sign the change again"
-                )
-            periods = self._store.periods_of_account(account) if state.renews is not None else (None,)
-            for period in periods:
-                booked = book.balance(account, period) or state
-                if shortage(booked.spent + booked.held, cap) is not None:
-                    least = (booked.spent + booked.held).to_json()
-                    raise LedgerError(
-                        f"account {account}: the new cap is below what is spent and held; allowed: at least "
-                        f"rho={least['rho']}, delta={least['delta']}"
-                    )
-            changed = AccountState(
-                cap=cap,
-                cap_entry=book.next_sequence,
-                renews=state.renews,
-                spent=state.spent,
-                held=state.held,
-                lifetime_spent=state.lifetime_spent,
-                lifetime_held=state.lifetime_held,
-            )
-            return book.append(
-                EntryKind.CAP_CHANGE, account=account, subject=account, detail=dict(detail), state=changed
-            )
 
     def publish_head(self) -> TreeHead | None:
         """Publishes the newest head to every file that lacks it: what a crash may have left undone."""
-        with self._recording():
+        with self.recording():
             pass
         return self._authentic
 
     # --- inside ------------------------------------------------------------------------------------------------
 
     def _advance(self, run_id: str, kind: EntryKind, detail: dict[str, Any]) -> int:
-        with self._recording() as book:
+        with self.recording() as book:
             mine = book.of_run(run_id)
             if not mine:
                 raise LedgerError(f"run {run_id}: not in the ledger; reserve first")
@@ -499,8 +399,14 @@ class Ledger:
             )
 
     @contextmanager
-    def _recording(self) -> Iterator[Recorder]:
-        """One transaction: entries on top of the authentic tree, then one signed head, then its publication."""
+    def recording(self) -> Iterator[Recorder]:
+        """One transaction: entries on top of the authentic tree, then one signed head, then its publication.
+
+        Raises:
+            LedgerCorrupt: the head is not authentic, or the database is older than what was published.
+            ConfigError: the key or a witness is missing.
+            LedgerError: the database or a file of heads cannot be used.
+        """
         with self._store.writing():
             frontier, head = stored_tree(self._store)
             self._check_head(head)
@@ -563,83 +469,3 @@ class Ledger:
 
 def _row(row: tuple[object, ...]) -> Row:
     return Row(sequence=row[0], columns=tuple(row[1:6]), body=row[6], digest=row[7])
-
-
-def _open(book: Recorder, account: Account) -> None:
-    """Opens an account, or returns if it is open with the same cap.
-
-    Raises:
-        ConfigError: it is open with another cap, or renews differently.
-    """
-    state = book.account(account.name)
-    if state is None:
-        detail = {"cap": account.cap.to_json(), "renews": account.renews_days}
-        opened = AccountState.opened(account.cap, book.next_sequence, account.renews_days)
-        book.append(EntryKind.OPEN, account=account.name, subject=account.name, detail=detail, state=opened)
-        return
-    if state.renews != account.renews_days:
-        raise ConfigError(
-            f"account {account.name}: hedgerow.toml says renews_days={account.renews_days}, but the ledger opened it "
-            f"with {state.renews}; restore the old value: how an account renews never changes"
-        )
-    if state.cap != account.cap:
-        raise ConfigError(
-            f"account {account.name}: hedgerow.toml says rho={account.cap.rho}, delta={account.cap.delta}, "
-            f"but the ledger opened it with rho={state.cap.rho}, delta={state.cap.delta}; restore the old cap, or "
-            f"let a role sign the change: hedgerow ledger cap-change {account.name}"
-        )
-
-
-def _check(request: Request) -> None:
-    """Returns if a request can be booked.
-
-    Raises:
-        LedgerError: its loss is no amount, or it names no period where the account renews, or one where it does not.
-    """
-    loss = request.loss
-    if not all(amount.is_finite() and amount >= 0 for amount in (loss.rho, loss.delta)):
-        raise LedgerError(
-            f"{request.subject}: found rho={loss.rho}, delta={loss.delta}, allowed: finite and not negative; "
-            "correct what computed the loss"
-        )
-    if (request.period is None) != (request.account.renews_days is None):
-        allowed = "none, for it does not renew" if request.period else "the one that the release's window lies in"
-        raise LedgerError(f"{request.subject}: period of account {request.account.name}: allowed: {allowed}")
-
-
-def _refusal(book: Recorder, requests: Sequence[Request]) -> BudgetExceeded | None:
-    """The first account that cannot carry its share, after recording that it was asked to."""
-    for name, period in dict.fromkeys((request.account.name, request.period) for request in requests):
-        mine = [request for request in requests if (request.account.name, request.period) == (name, period)]
-        total = sum((request.loss for request in mine), PrivacyLoss.zero())
-        state = book.balance(name, period)
-        remaining = state.remaining if state is not None else PrivacyLoss.zero()
-        short = shortage(total, remaining)
-        if short is not None:
-            quantity, requested, left = short
-            subject = mine[0].subject if len(mine) == 1 else f"{mine[0].subject} and {len(mine) - 1} more"
-            detail = {
-                "loss": total.to_json(),
-                "remaining": remaining.to_json(),
-                "reason": f"{quantity} over the account's cap",
-            }
-            book.append(EntryKind.REFUSED, account=name, period=period, subject=subject, detail=detail)
-            return BudgetExceeded(name, subject, quantity, requested, left)
-    return None
-
-
-def _hold(book: Recorder, request: Request) -> int:
-    """Appends a RESERVE that fits."""
-    name, period = request.account.name, request.period
-    state = book.balance(name, period)
-    if state is None:
-        raise LedgerError(f"account {name}: not open")
-    return book.append(
-        EntryKind.RESERVE,
-        account=name,
-        period=period,
-        run_id=request.run_id,
-        subject=request.subject,
-        detail={"loss": request.loss.to_json()},
-        state=state.hold(request.loss),
-    )

@@ -211,9 +211,9 @@ def cap_change(
     json: AsJson = False,
 ) -> None:
     """Change an account's cap to what hedgerow.toml says, signed by a named role."""
+    from governance.caps import change_cap, propose_cap
     from governance.keys import load_signing_key, public_key_hex
     from governance.ledger import open_ledger
-    from governance.verify.replay import cap_statement
 
     settings = load_settings(project)
     declared = next((known for known in settings.accounts if known.name == account), None)
@@ -225,17 +225,18 @@ def cap_change(
     except OSError as error:
         raise ConfigError(f"{key}: the role's private key cannot be read ({error.strerror})") from None
     with open_ledger(settings) as ledger:
-        detail = ledger.propose_cap(declared, role, public_key_hex(signer.public_key()), justification)
-        signature = signer.sign(cap_statement(account, detail)).hex()
+        public_key = public_key_hex(signer.public_key())
+        change = propose_cap(ledger, declared, role=role, public_key=public_key, justification=justification)
         roles = {known.name: known.public_key for known in settings.roles}
-        entry = ledger.change_cap(account, {**detail, "signature": signature}, roles)
-    document = {"entry": entry, "account": account, "cap": detail["cap"], "cap_before": detail["cap_before"]}
+        entry = change_cap(ledger, change.signed(signer), roles)
+    cap, before = change.cap.to_json(), change.cap_before.to_json()
     if json:
+        document = {"entry": entry, "account": account, "cap": cap, "cap_before": before}
         typer.echo(json_module.dumps(document, sort_keys=True))
     else:
         typer.echo(
-            f"entry {entry}: {account} rho {detail['cap_before']['rho']} -> {detail['cap']['rho']}, "
-            f"delta {detail['cap_before']['delta']} -> {detail['cap']['delta']}, signed by {role}"
+            f"entry {entry}: {account} rho {before['rho']} -> {cap['rho']}, "
+            f"delta {before['delta']} -> {cap['delta']}, signed by {role}"
         )
 
 

@@ -107,6 +107,25 @@ class Recorder:
         """A run's entries in order."""
         return [entry_of(row, self._store.name) for row in self._store.of_run(run_id)]
 
+    def entry(self, sequence: int) -> Entry:
+        """One entry.
+
+        Raises:
+            LedgerCorrupt: it is not there, or not what was recorded.
+        """
+        row = self._store.row(sequence)
+        if row is None:
+            raise LedgerCorrupt(f"{self._store.name}: entry {sequence} is missing; restore the ledger from a backup")
+        return entry_of(row, self._store.name)
+
+    def of_subject(self, subject: str) -> list[Entry]:
+        """A release's entries in order."""
+        return [entry_of(row, self._store.name) for row in self._store.of_subject(subject)]
+
+    def periods(self, account: str) -> tuple[str, ...]:
+        """The periods of an account in which something was booked."""
+        return self._store.periods_of_account(account)
+
     def _state(self, row: tuple[object, ...] | None) -> AccountState | None:
         if row is None:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from governance.caps import CapChange, change_cap, propose_cap
 from governance.errors import BudgetExceeded, ConfigError, LedgerCorrupt, LedgerError
 from governance.heads import HEADS_FILE, HeadFiles
 from governance.keys import public_key_hex
@@ -23,7 +24,6 @@ from governance.settings import Account
 from governance.storage.postgres import PostgresStore
 from governance.verify.heads import TreeHead
 from governance.verify.proofs import check_proof
-from governance.verify.replay import cap_statement
 from governance.verify.verification import Verification, verify
 
 ROOT = Path(__file__).parents[2]
@@ -48,10 +48,11 @@ def verified(ledger: Ledger, **options: Any) -> Verification:
     return verify(ledger.source(), key=ledger.public_key(), head_files=ledger.head_files, **options)
 
 
-def signed(ledger: Ledger, account: Account, key: Ed25519PrivateKey, role: str = "officer") -> dict[str, Any]:
+def signed(ledger: Ledger, account: Account, key: Ed25519PrivateKey, role: str = "officer") -> CapChange:
     """A cap change that a role has signed."""
-    detail = ledger.propose_cap(account, role, public_key_hex(key.public_key()), "A new season of data.")
-    return {**detail, "signature": key.sign(cap_statement(account.name, detail)).hex()}
+    public_key = public_key_hex(key.public_key())
+    change = propose_cap(ledger, account, role=role, public_key=public_key, justification="A new season of data.")
+    return change.signed(key)
 
 
 RACE = """
@@ -281,18 +282,18 @@ class LedgerConformance:
         ledger.reserve("a", ACCOUNT, "s/v1/x", ACCOUNT.cap)
         higher = replace(ACCOUNT, cap=PrivacyLoss.of("1.5", "2e-6"))
         detail = signed(ledger, higher, officer)
-        entry = ledger.change_cap(ACCOUNT.name, detail, roles)
-        assert ledger.change_cap(ACCOUNT.name, detail, roles) == entry, "idempotent"
+        entry = change_cap(ledger, detail, roles)
+        assert change_cap(ledger, detail, roles) == entry, "idempotent"
         assert ledger.balance(higher).remaining == PrivacyLoss.of("0.5", "1e-6")
         ledger.reserve("b", higher, "s/v1/y", PrivacyLoss.of("0.2", 0))
         with pytest.raises(ConfigError, match=r"opened it with rho=1\.5.*cap-change events/user_id"):
             ledger.reserve("c", ACCOUNT, "s/v1/z", SMALL)
         lower = replace(ACCOUNT, cap=PrivacyLoss.of("1.2", "1e-6"))
-        ledger.change_cap(ACCOUNT.name, signed(ledger, lower, officer), roles)
+        change_cap(ledger, signed(ledger, lower, officer), roles)
         assert ledger.balance(lower).remaining == PrivacyLoss.zero()
         too_low = replace(ACCOUNT, cap=PrivacyLoss.of("1.1", "1e-6"))
         with pytest.raises(LedgerError, match=r"allowed: at least rho=1\.2, delta=0\.000001"):
-            ledger.change_cap(ACCOUNT.name, signed(ledger, too_low, officer), roles)
+            change_cap(ledger, signed(ledger, too_low, officer), roles)
         result = verified(ledger, roles=roles)
         assert result.findings == ()
         assert [change["role"] for change in result.books.cap_changes] == ["officer", "officer"]
@@ -302,29 +303,29 @@ class LedgerConformance:
         roles = {"officer": public_key_hex(officer.public_key())}
         higher = replace(ACCOUNT, cap=PrivacyLoss.of("2", "1e-6"))
         with pytest.raises(LedgerError, match="not open yet"):
-            ledger.propose_cap(higher, "officer", roles["officer"], "why")
+            signed(ledger, higher, officer)
         ledger.open_account(ACCOUNT)
         with pytest.raises(LedgerError, match=r"its cap is rho=1, delta=0\.000001 already"):
-            ledger.propose_cap(ACCOUNT, "officer", roles["officer"], "why")
+            signed(ledger, ACCOUNT, officer)
         detail = signed(ledger, higher, officer)
-        cases: tuple[tuple[Mapping[str, Any], str], ...] = (
+        cases = (
             (signed(ledger, higher, other), "may not change caps"),
             (signed(ledger, higher, officer, role="intern"), "may not change caps"),
-            ({**detail, "cap": {"rho": "3", "delta": "0.000001"}}, "did not sign"),
-            ({**detail, "justification": "another"}, "did not sign"),
-            ({**detail, "signature": "00"}, "did not sign"),
-            ({**detail, "justification": " "}, "needs a justification"),
+            (replace(detail, cap=PrivacyLoss.of(3, "1e-6")), "did not sign"),
+            (replace(detail, justification="another"), "did not sign"),
+            (replace(detail, signature="00"), "did not sign"),
+            (replace(detail, justification=" "), "needs a justification"),
         )
         before = ledger.entries()
         for wrong, message in cases:
             with pytest.raises(LedgerError, match=message):
-                ledger.change_cap(ACCOUNT.name, wrong, roles)
+                change_cap(ledger, wrong, roles)
         assert ledger.entries() == before
-        ledger.change_cap(ACCOUNT.name, detail, roles)
+        change_cap(ledger, detail, roles)
         back = signed(ledger, ACCOUNT, officer)
-        ledger.change_cap(ACCOUNT.name, back, roles)
+        change_cap(ledger, back, roles)
         with pytest.raises(LedgerError, match="changed meanwhile"):
-            ledger.change_cap(ACCOUNT.name, detail, roles)  # signed once, holds once
+            change_cap(ledger, detail, roles)  # signed once, holds once
 
     # --- renewal -----------------------------------------------------------------------------------------------
 
@@ -370,10 +371,10 @@ class LedgerConformance:
             account = replace(MONTHLY, cap=PrivacyLoss.of(rho, "1e-6"))
             detail = signed(ledger, account, officer)
             if fits:
-                ledger.change_cap(MONTHLY.name, detail, roles)
+                change_cap(ledger, detail, roles)
             else:
                 with pytest.raises(LedgerError, match=r"at least rho=0\.2"):
-                    ledger.change_cap(MONTHLY.name, detail, roles)
+                    change_cap(ledger, detail, roles)
         assert verified(ledger, roles=roles).findings == ()
 
     # --- heads and proofs --------------------------------------------------------------------------------------

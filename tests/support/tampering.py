@@ -15,6 +15,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from governance.balances import AccountState
+from governance.caps import change_cap, propose_cap
 from governance.errors import BudgetExceeded
 from governance.heads import HEADS_FILE, HeadFiles
 from governance.keys import load_signing_key, public_key_hex
@@ -25,7 +26,6 @@ from governance.settings import Account, Settings
 from governance.verify.entries import SQLITE_SCHEMA, read_sqlite
 from governance.verify.heads import TreeHead, canonical, read_public_key
 from governance.verify.merkle import Frontier, leaf_hash
-from governance.verify.replay import cap_statement
 from governance.verify.verification import Verification, verify
 from tests.support.releases import make_project, make_release, make_vector_release
 
@@ -111,7 +111,7 @@ class Scene:
     @contextmanager
     def insider(self) -> Iterator[Recorder]:
         """Records whatever is asked for, with a genuine head that is published everywhere."""
-        with self.open() as ledger, ledger._recording() as book:
+        with self.open() as ledger, ledger.recording() as book:
             yield book
 
     def state(self, **changes: Any) -> AccountState:
@@ -145,7 +145,7 @@ def make_scene(root: Path) -> Scene:
         make_vector_release(settings, ledger, ids=[1, 2], vectors=[[1.0, 0.0], [0.0, 1.0]])
         with suppress(BudgetExceeded):
             ledger.reserve("too-much", account, "genre_weekly/v1/x", PrivacyLoss.of(5, 0))
-        change_cap(scene, ledger, replace(account, cap=PrivacyLoss.of("0.9", "1e-6")))
+        lawful_change(scene, ledger, replace(account, cap=PrivacyLoss.of("0.9", "1e-6")))
         ledger.reserve(
             "held",
             replace(account, cap=PrivacyLoss.of("0.9", "1e-6")),
@@ -155,11 +155,16 @@ def make_scene(root: Path) -> Scene:
     return scene
 
 
-def change_cap(scene: Scene, ledger: Ledger, account: Account) -> int:
+def lawful_change(scene: Scene, ledger: Ledger, account: Account) -> int:
     """A lawful cap change."""
-    detail = ledger.propose_cap(account, "officer", scene.roles["officer"], "The season ends earlier.")
-    signature = scene.officer.sign(cap_statement(account.name, detail)).hex()
-    return ledger.change_cap(account.name, {**detail, "signature": signature}, scene.roles)
+    change = propose_cap(
+        ledger,
+        account,
+        role="officer",
+        public_key=scene.roles["officer"],
+        justification="The season ends earlier.",
+    )
+    return change_cap(ledger, change.signed(scene.officer), scene.roles)
 
 
 def forged_head(scene: Scene, signer: Ed25519PrivateKey, **changes: Any) -> TreeHead:
