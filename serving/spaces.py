@@ -144,6 +144,8 @@ def _build(settings: Settings, manifest: Manifest, progress: Callable[[str], Non
     except (NotPublished, PublicationCorrupt):
         progress(f"{signal.name}: indexing {manifest.rows:,} vectors")
         meta = _write(settings, manifest, target, frozenset(removed))
+        reached = meta.tuning
+        progress(f"{signal.name}: {meta.index} index, recall {reached.recall_10:.3f}, declared {reached.target}")
     return PublishedSpace(
         name=signal.name,
         release_id=meta.release_id,
