@@ -45,7 +45,7 @@ SIZES: Final = (1, 10, 100)
 CALLERS: Final = (1, 16)
 REQUESTS: Final = 200
 METHOD: Final = "/hedgerow.serving.v1.FeatureService/GetFeatures"
-FEAST_METHOD: Final = "/grpc.GrpcFeatureServer/GetOnlineFeatures"
+FEAST_METHOD: Final = "/GrpcFeatureServer/GetOnlineFeatures"
 THREADS: Final = 8
 
 Data = dict[str, NDArray[Any]]

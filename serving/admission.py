@@ -3,11 +3,13 @@
 A queue that is longer than its calls' deadlines does work that nobody waits for. So the bound is a time, not a number:
 each call that waited tells how fast the queue moves (Little's law: throughput = calls ahead / time waited), and a call
 that would wait longer than `queue_seconds` is refused at once with RESOURCE_EXHAUSTED and the time to wait, before its
-message is read. Refusals and health checks have a thread of their own, so they are answered however long the queue is.
+message is read. When speed drops suddenly, calls that have waited twice as long are refused when their turn comes, so a
+queue that became too long is gone at once. Refusals and health checks have threads of their own.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,10 +21,10 @@ from serving.problems import DETAILS_TRAILER, Details, encode_details
 
 __all__ = ["AdmissionInterceptor", "WorkerPool"]
 
-_GAIN: Final = 0.05
+_GAIN: Final = 0.1
 _LEAST_AHEAD: Final = 2
 """So many calls ahead make a measurement of throughput."""
-_FIRST_WAITING: Final = 256
+_FIRST_WAITING: Final = 64
 """So many may wait until the first measurements."""
 _MOST_WAITING: Final = 4_096
 _CONTROL: Final = "/grpc.health.v1.Health/"
@@ -42,6 +44,7 @@ class WorkerPool(ThreadPoolExecutor):
         super().__init__(threads, thread_name_prefix="serving", initializer=initializer)
         self._queue_seconds = queue_seconds
         self._least = 2 * threads
+        self._turn = threading.local()
         self._rate = _FIRST_WAITING / queue_seconds
 
     @property
@@ -60,6 +63,12 @@ class WorkerPool(ThreadPoolExecutor):
         return self.waiting >= self.most_waiting
 
     @property
+    def overdue(self) -> bool:
+        """Asked by a call on its thread: whether it has waited so long that it is better refused than answered."""
+        waited: float = getattr(self._turn, "waited", 0.0)
+        return waited > 2 * self._queue_seconds
+
+    @property
     def retry_seconds(self) -> float:
         """After about this time, what waits now is done."""
         least, most = _RETRY_SECONDS
@@ -72,8 +81,13 @@ class WorkerPool(ThreadPoolExecutor):
     def _run(
         self, since: float, ahead: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if ahead >= _LEAST_AHEAD:
-            waited = max(time.monotonic() - since, 1e-6)
+        waited = max(time.monotonic() - since, 1e-6)
+        self._turn.waited = waited
+        if waited > 2 * self._queue_seconds:
+            self._rate = max(
+                self._rate * (1 - _GAIN), 1.0
+            )  # refusals empty the queue fast and say nothing of the speed
+        elif ahead >= _LEAST_AHEAD:
             self._rate += _GAIN * (ahead / waited - self._rate)
         return function(*args, **kwargs)
 

@@ -79,33 +79,43 @@ SERVICES: Final = tuple(_METHODS)
 """Full names of the services, as health and reflection know them."""
 
 
-def add_services(server: grpc.Server, current: Current, gate: Gate, *, concurrent_streams: int) -> None:
+def add_services(
+    server: grpc.Server,
+    current: Current,
+    gate: Gate,
+    *,
+    concurrent_streams: int,
+    overdue: Callable[[], bool] = lambda: False,
+) -> None:
     """Adds every service.
 
     Args:
         current: gives the publication in force; asked once a call.
         gate: says who calls and what they may read.
         concurrent_streams: streams at one time; each holds a thread while its client reads.
+        overdue: asked by each call on its thread: whether it has waited too long to be answered.
     """
     slots = threading.BoundedSemaphore(concurrent_streams)
     for service, methods in _METHODS.items():
         handlers = {
             name: _stream(f"{service}/{name}", method, current, gate, slots)
             if method.streams
-            else _unary(f"{service}/{name}", method, current, gate)
+            else _unary(f"{service}/{name}", method, current, gate, overdue)
             for name, method in methods.items()
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]  # newer than its stubs
 
 
-def _unary(name: str, method: _Method, current: Current, gate: Gate) -> Any:
+def _unary(name: str, method: _Method, current: Current, gate: Gate, overdue: Callable[[], bool]) -> Any:
     answer, request_type = method.answer, method.request
 
     def call(data: bytes, context: grpc.ServicerContext) -> bytes:
         entry = gate.entry(name)
         try:
             _check_deadline(context)
+            if overdue():
+                raise Overloaded("the server is overloaded; try again", _RETRY_SECONDS)
             gate.identify(entry, context)
             response: bytes = answer(current(), _parse(request_type, data), entry)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status here, and nowhere else

@@ -18,6 +18,8 @@ __all__ = ["ClientTls", "Token", "call_metadata", "channel_options", "typed_erro
 Token = str | Callable[[], str]
 """A signed token, or what gives the current one."""
 
+# CANCELLED comes from a server that is told to end in the very moment in which a call arrives: gRPC's core then drops
+# the call unseen. A call that its own caller cancels is over, and never sent again.
 _RETRIES: Final = json.dumps(
     {
         "methodConfig": [
@@ -28,7 +30,7 @@ _RETRIES: Final = json.dumps(
                     "initialBackoff": "0.05s",
                     "maxBackoff": "1s",
                     "backoffMultiplier": 3,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
                 },
             }
         ],

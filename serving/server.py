@@ -161,7 +161,7 @@ def start_server(
             ),
             maximum_concurrent_rpcs=_MOST_CALLS,
         )
-        add_services(server, in_force.current, gate, concurrent_streams=_streams(config))
+        add_services(server, in_force.current, gate, concurrent_streams=_streams(config), overdue=lambda: pool.overdue)
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         bound = _bind(server, address, config)

@@ -53,7 +53,7 @@ def publish_items(
             rho="0.001",
             ttl=timedelta(0),
         )
-        vectors = np.random.default_rng(0).standard_normal((rows, dimension)).astype(np.float32)
+        vectors = np.random.default_rng(week).standard_normal((rows, dimension)).astype(np.float32)
         make_vector_release(settings, ledger, ids=ids.tolist(), vectors=vectors, tags=[[f"t{i % 3}"] for i in ids])
         publish(settings, ledger)
 
