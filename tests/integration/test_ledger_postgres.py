@@ -7,10 +7,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
 
 from governance.errors import LedgerCorrupt, LedgerError
-from governance.ledger import open_ledger
+from governance.ledger import Ledger, open_ledger
 from governance.settings import load_settings
+from tests.property.test_ledger import LedgerAgainstModel
 from tests.support.ledger_conformance import ACCOUNT, SMALL, LedgerConformance, open_at, verified
 from tests.support.postgres import fresh_schema, postgres_server
 
@@ -84,3 +87,16 @@ def test_settings_name_the_database(server: str, tmp_path: Path) -> None:
         ledger.reserve("r", ACCOUNT, "s/v1/x", SMALL)
         assert [path.is_file() for path in ledger.head_files] == [True, True]
     assert not (tmp_path / "var" / "ledger.db").exists()
+
+
+def test_any_order_of_calls_against_the_model(server: str) -> None:
+    """The state machine that SQLite passes, with fewer examples."""
+
+    class OnPostgres(LedgerAgainstModel):
+        def open(self) -> Ledger:
+            if not hasattr(self, "address"):
+                self.address = fresh_schema(server)
+            return open_at(self.address, self.folder)
+
+    few = settings(max_examples=8, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+    run_state_machine_as_test(OnPostgres, settings=few)

@@ -18,6 +18,7 @@ from governance.errors import BudgetExceeded, LedgerError
 from governance.ledger import EntryKind, Ledger
 from governance.privacy import PrivacyLoss
 from governance.settings import Account
+from governance.verify.verification import verify
 from tests.support.strategies import amounts
 
 ACCOUNTS = (
@@ -47,13 +48,33 @@ class LedgerAgainstModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.ledger = Ledger(self.folder / "ledger.db")
+        self.ledger = self.open()
         self.runs: dict[str, Known] = {}
         self.refusals = 0
 
+    def open(self) -> Ledger:
+        """The same ledger again, in SQLite; PostgreSQL's tests open another."""
+        return Ledger(self.folder / "ledger.db")
+
     def teardown(self) -> None:
-        self.ledger.close()
-        shutil.rmtree(self.folder)
+        try:
+            if self.ledger.head() is not None:
+                self.verify()
+        finally:
+            self.ledger.close()
+            shutil.rmtree(self.folder)
+
+    def verify(self) -> None:
+        """The verifier, which shares no arithmetic with the ledger, comes to the model's exact sums."""
+        result = verify(self.ledger.source(), key=self.ledger.public_key(), head_files=self.ledger.head_files)
+        assert result.findings == ()
+        assert result.books.refused == self.refusals
+        for account in ACCOUNTS:
+            derived = result.books.accounts.get(account.name)
+            spent = self.totals(account, EntryKind.DRAW, EntryKind.COMMIT)
+            held = self.totals(account, EntryKind.RESERVE)
+            found = (derived.lifetime.spent, derived.lifetime.held) if derived is not None else ((0, 0), (0, 0))
+            assert [tuple(map(Fraction, amount)) for amount in found] == [spent, held]
 
     def totals(self, account: Account, *states: EntryKind) -> tuple[Fraction, Fraction]:
         """Rho and delta of the account's runs that are now in one of these states."""
@@ -158,7 +179,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.ledger.close()
-        self.ledger = Ledger(self.folder / "ledger.db")
+        self.ledger = self.open()
 
     @invariant()
     def balances_are_the_models(self) -> None:
