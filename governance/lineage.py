@@ -272,9 +272,12 @@ def _column_lineage(manifest: Manifest, producer: str) -> column_lineage_dataset
     aggregation; and both, indirectly, from the columns that grouped and bounded the rows.
     """
     where: dict[str, str] = {}
+    listed: dict[str, str] = {}
     for source in manifest.inputs:  # the events come first, and of two tables with a column theirs counts
         for name in source.columns:
             where.setdefault(name, source.table)
+            if source.access == "public" and manifest.guarantee.selection == "public":
+                listed[name] = source.table  # public keys are those of a public list
     definition = manifest.signal.definition
     aggregates = definition.get("aggregates")
     named = aggregates if isinstance(aggregates, Mapping) else {}
@@ -283,7 +286,8 @@ def _column_lineage(manifest: Manifest, producer: str) -> column_lineage_dataset
     for column in manifest.columns:
         direct = tuple(dict.fromkeys(name for name in _texts(named.get(column.name, ())) if name in where))
         if column.role == "key":
-            inputs = [_field(where, column.name, "DIRECT", "IDENTITY", masked=False)] if column.name in where else []
+            keys = {**where, **listed}
+            inputs = [_field(keys, column.name, "DIRECT", "IDENTITY", masked=False)] if column.name in keys else []
         else:
             inputs = [_field(where, name, "DIRECT", "AGGREGATION", masked=True) for name in direct]
             inputs += [

@@ -12,10 +12,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from jsonschema import Draft202012Validator, FormatChecker
+from playwright.sync_api import sync_playwright
 
 from examples.demo.generator import GeneratedFiles, generate
+from governance.disclosure import registry_schema, schema
 from governance.ledger import Ledger
 from governance.settings import load_settings
+from tests.support.openlineage import RUN_EVENT
 
 ROOT = Path(__file__).parents[2]
 WINDOWS = 2
@@ -143,6 +149,57 @@ def test_report_is_there_and_names_every_release(demo: Demo) -> None:
     record = json.loads(page.with_suffix(".json").read_text())
     assert len(record["releases"]) == len(demo.document["releases"])
     assert not [finding for finding in record["findings"] if finding["severity"] == "failure"]
+
+
+def test_every_signal_of_the_demo_is_disclosed(demo: Demo, tmp_path: Path) -> None:
+    """Disclosures, lineage and registry entries of all its releases are valid, and its own policy refuses none."""
+
+    def problems(document: object, against: dict[str, Any]) -> list[str]:
+        validator = Draft202012Validator(against, format_checker=FormatChecker())
+        return [f"{'/'.join(map(str, error.path))}: {error.message}" for error in validator.iter_errors(document)]
+
+    ended = hedgerow("disclosure", "-p", demo.out, "--out", tmp_path, "--json")
+    assert ended.returncode == 0, ended.stderr
+    written = json.loads(ended.stdout)
+    assert len(written["files"]) == len(demo.document["releases"])
+    assert {item["release_id"].partition("/")[0] for item in written["files"]} == {*SIGNALS, "item_content"}
+    for item in written["files"]:
+        assert problems(json.loads(Path(item["disclosure"]).read_text(encoding="utf-8")), schema()) == []
+        entry = yaml.safe_load(Path(item["registry"]).read_text(encoding="utf-8"))
+        assert problems(entry, registry_schema()) == []
+    events = [json.loads(line) for line in Path(written["lineage"]).read_text(encoding="utf-8").splitlines()]
+    assert len(events) == 2 * len(written["files"])
+    for event in events:
+        assert problems(event, RUN_EVENT) == []
+    for command in ("check", "test"):
+        ended = hedgerow("policy", command, "-p", demo.out)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_its_report_reads_well_in_a_browser(demo: Demo, chromium: str, tmp_path: Path, width: int) -> None:
+    ended = hedgerow("report", "-p", demo.out, "--out", tmp_path, "--json")
+    assert ended.returncode == 0, ended.stderr
+    summary = json.loads(ended.stdout)
+    assert summary["failures"] == 0
+    assert Path(summary["pdf"]).read_bytes().startswith(b"%PDF-")
+    told: list[str] = []
+    asked: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(Path(summary["report"]).as_uri())
+        found = Axe().run(page).response["violations"]
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        page.screenshot(path=str(tmp_path / f"report-{width}.png"), full_page=True)
+        browser.close()
+    assert told == []
+    assert asked == [Path(summary["report"]).as_uri()]
+    assert [v["id"] for v in found if v["impact"] in ("serious", "critical")] == []
 
 
 def test_words_say_what_was_protected_and_show_nobody(demo: Demo) -> None:

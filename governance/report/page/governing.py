@@ -42,7 +42,7 @@ def policy(report: Report) -> Markup:
         element(
             "div",
             element("h3", "Rules in force"),
-            table("Rules", ("rule", "kind", "says", "because"), rows),
+            table("Rules", ("rule", "kind", "says", "because"), rows, prose=True),
             class_="card",
         ),
         element(
@@ -53,7 +53,9 @@ def policy(report: Report) -> Markup:
                 f"Of {plural(len(record.decisions), 'trusted release')}, the policy in force would publish "
                 f"{count(len(record.decisions) - len(refused))} today and refuse {count(len(refused))}.",
             ),
-            table("Refused by the policy in force", ("release", "rule", "found", "because"), _refused(refused))
+            table(
+                "Refused by the policy in force", ("release", "rule", "found", "because"), _refused(refused), prose=True
+            )
             if refused
             else None,
             class_="card",
@@ -106,7 +108,7 @@ def access(report: Report) -> Markup:
         ),
         element(
             "div",
-            table("Who may read", ("rule", "callers", "purposes", "views", "because"), rows)
+            table("Who may read", ("rule", "callers", "purposes", "views", "because"), rows, prose=True)
             if rows
             else element("p", "No rule permits any read.", class_="empty"),
             class_="card",
@@ -139,7 +141,7 @@ def quality(report: Report) -> Markup:
         ),
         element(
             "div",
-            table("Checks", ("signal", "check", "result", "releases"), rows, numbers=frozenset({3})),
+            table("Checks", ("signal", "check", "result", "releases"), rows, numbers=frozenset({3}), prose=True),
             class_="card",
         ),
     )

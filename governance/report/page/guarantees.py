@@ -93,7 +93,10 @@ def _trust(records: Sequence[GuaranteeRecord]) -> list[Markup]:
             ("access", trust.get("access")),
             ("collusion", trust.get("collusion_assumption")),
         )
-        parts += [facts, table(f"Who is trusted for what: {whose}", ("who", "sees", "is trusted for"), rows)]
+        parts += [
+            facts,
+            table(f"Who is trusted for what: {whose}", ("who", "sees", "is trusted for"), rows, prose=True),
+        ]
     return parts
 
 
@@ -143,7 +146,7 @@ def _hazards(records: Sequence[GuaranteeRecord]) -> Markup:
             "Ways in which differential privacy fails in practice. Signals for which one does not apply are left out.",
             class_="quiet",
         ),
-        table("Fourteen hazards", ("hazard", "status", "evidence, and the test that shows it"), rows),
+        table("Fourteen hazards", ("hazard", "status", "evidence, and the test that shows it"), rows, prose=True),
     )
 
 

@@ -55,7 +55,12 @@ def element(tag: str, *children: Child, **attributes: str | int | bool | None) -
 
 
 def table(
-    caption: str, head: Iterable[Child], rows: Iterable[Iterable[Child]], *, numbers: frozenset[int] = frozenset()
+    caption: str,
+    head: Iterable[Child],
+    rows: Iterable[Iterable[Child]],
+    *,
+    numbers: frozenset[int] = frozenset(),
+    prose: bool = False,
 ) -> Markup:
     """A data table in a container of its own that scrolls sideways where the screen is narrow.
 
@@ -64,7 +69,9 @@ def table(
         head: column titles.
         rows: cells; the first of each row is its header.
         numbers: positions of the columns that hold numbers.
+        prose: cells hold sentences, so that on a phone a row becomes a card with its column titles.
     """
+    head = tuple(head)
 
     def css(position: int) -> str | None:
         return "number" if position in numbers else None
@@ -74,7 +81,9 @@ def table(
         element(
             "tr",
             *(
-                element("td", cell, class_=css(i)) if i else element("th", cell, scope="row", class_=css(i))
+                element("td", cell, class_=css(i), data_label=head[i] if prose else None)
+                if i
+                else element("th", cell, scope="row", class_=css(i))
                 for i, cell in enumerate(row)
             ),
         )
@@ -87,6 +96,7 @@ def table(
             element("caption", caption),
             element("thead", element("tr", *titles)),
             element("tbody", *body),
+            class_="prose" if prose else None,
         ),
     )
 

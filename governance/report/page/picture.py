@@ -152,4 +152,4 @@ def _as_table(
         )
         for signal in signals
     ]
-    return table("The same in words", ("signal", "reads", "read by"), rows)
+    return table("The same in words", ("signal", "reads", "read by"), rows, prose=True)

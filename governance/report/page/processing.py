@@ -93,7 +93,7 @@ def _activities(report: Report) -> Markup:
     ]
     return join(
         element("h3", "Activities"),
-        table("Processing activities", ("signal", "what for", "personal data", "hides one"), rows),
+        table("Processing activities", ("signal", "what for", "personal data", "hides one"), rows, prose=True),
     )
 
 
@@ -135,14 +135,26 @@ def minimisation(report: Report) -> Markup:
         element(
             "div",
             element("h3", "Minimisation"),
-            table("Columns and contributions", ("signal", "reads", "keeps of each unit", "releases", "keys"), used),
+            table(
+                "Columns and contributions",
+                ("signal", "reads", "keeps of each unit", "releases", "keys"),
+                used,
+                prose=True,
+            ),
             class_="card",
         ),
         element(
             "div",
             element("h3", "Retention"),
-            table("Released values", ("signal", "served for", "newest window ends", "served until", "kept"), kept),
-            table("Raw data, as stated", ("dataset", "category", "what it is", "kept for"), raw) if raw else None,
+            table(
+                "Released values",
+                ("signal", "served for", "newest window ends", "served until", "kept"),
+                kept,
+                prose=True,
+            ),
+            table("Raw data, as stated", ("dataset", "category", "what it is", "kept for"), raw, prose=True)
+            if raw
+            else None,
             class_="card",
         ),
     )
