@@ -34,6 +34,7 @@ from governance.settings import Account, Settings
 from governance.storage import EntryStore
 from governance.storage.sqlite import SqliteStore
 from governance.verify.entries import Row, RowChecker, Source
+from governance.verify.findings import Finding, Problem
 from governance.verify.heads import TreeHead, read_public_key
 from governance.verify.merkle import Frontier, Tree
 from governance.verify.proofs import CONSISTENCY_SCHEMA, INCLUSION_SCHEMA
@@ -193,12 +194,16 @@ class Ledger:
     def source(self) -> Source:
         """All rows unchecked, for `governance.verify`. A database file is better read by that module itself."""
         with self._store.reading():
-            rows, head = list(self._store.rows()), self._store.head()
+            rows, head, altered = list(self._store.rows()), self._store.head(), self._store.altered()
         return Source(
             name=self.name,
             rows=[_row(row) for row in rows],
             signed_head=head.signed if head else None,
             frontier=head.frontier if head else None,
+            findings=[
+                Finding(problem=Problem.SCHEMA_CHANGED, subject=self.name, message=f"{what.capitalize()}.")
+                for what in altered
+            ],
         )
 
     def public_key(self) -> Ed25519PublicKey:

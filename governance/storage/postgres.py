@@ -17,6 +17,7 @@ __all__ = ["PostgresStore"]
 
 _FORMAT = "hedgerow ledger, format 2"
 _MAKING = 0x68656467  # the advisory lock under which tables are made
+_TRIGGERS = ("entries_keep", "entries_keep_all")
 _PASSWORD = re.compile(r"(?<=:)[^:@/]*(?=@)")
 _TABLES = f"""
 CREATE TABLE entries (
@@ -96,6 +97,14 @@ class PostgresStore(EntryStore):
         with self._errors(), self._database.transaction():
             self._database.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             yield
+
+    def altered(self) -> tuple[str, ...]:
+        """Triggers that were dropped or disabled."""
+        rows = self._query(
+            "SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'entries'::regclass AND NOT tgisinternal"
+        )
+        enabled = {str(name): str(state) for name, state in rows}
+        return tuple(f"trigger {name} is off" for name in _TRIGGERS if enabled.get(name) != "O")
 
     def _query(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[tuple[object, ...]]:
         cursor = self._database.execute(statement.replace("?", "%s").encode(), parameters)

@@ -75,6 +75,10 @@ class EntryStore(ABC):
     def _query(self, statement: str, parameters: Sequence[object] = ()) -> Iterator[tuple[object, ...]]:
         """Runs one statement with `?` for parameters."""
 
+    def altered(self) -> tuple[str, ...]:
+        """What of the database's own guard against change is missing, in words; inside a transaction."""
+        return ()
+
     # --- inside a transaction ----------------------------------------------------------------------------------
 
     def append(self, entry: StoredEntry) -> None:

@@ -440,6 +440,34 @@ def test_every_changed_byte_is_detected_or_harmless(original: Scene, tmp_path: P
     assert 0 < harmless < SAMPLES / 2, "free space of database pages is harmless; the rest is not"
 
 
+def test_every_changed_byte_of_the_write_ahead_log_is_detected_or_harmless(tmp_path: Path) -> None:
+    """The same where the newest entries are still in the log: a damaged frame cuts the ledger short, and that shows."""
+    scene = make_scene(tmp_path)
+    with scene.open() as ledger:
+        ledger.refuse(None, "s", "in the log")
+        files = {path.name: path.read_bytes() for path in scene.database.parent.glob("ledger.db*")}
+        log, logical = files["ledger.db-wal"], _logical(scene.database)
+    assert len(log) > 4096
+    generator = np.random.default_rng(20251104)
+    harmless = 0
+    for number in range(120):
+        folder = tmp_path / f"copy{number}"
+        folder.mkdir()
+        place, flip = int(generator.integers(len(log))), int(generator.integers(1, 256))
+        (folder / "ledger.db").write_bytes(files["ledger.db"])
+        (folder / "ledger.db-wal").write_bytes(log[:place] + bytes([log[place] ^ flip]) + log[place + 1 :])
+        result = verify(
+            read_sqlite(folder / "ledger.db"),
+            key=scene.key.public_key(),
+            head_files=[scene.heads],
+            roles=scene.roles,
+        )
+        if not result.findings:
+            assert _logical(folder / "ledger.db") == logical
+            harmless += 1
+    assert harmless < 60
+
+
 def _logical(path: Path) -> object:
     """What a file says, free of how it is laid out."""
     if path.suffix == ".db":
