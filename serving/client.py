@@ -64,6 +64,13 @@ _MAX_CATALOGUE_BYTES: Final = 1 << 30
 _PATIENCE_SECONDS: Final = 5.0
 """Beyond a call's deadline, gRPC itself ends it; this is for gRPC to say so."""
 
+_ANOTHER_MAY_SUCCEED: Final = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+"""After these, a hedged call waits for its other answer; every other status is an answer."""
+
 _T = TypeVar("_T")
 
 
@@ -317,7 +324,7 @@ class Client:
             calls.append(method(next(self._turns)).future(request, timeout=self._timeout, metadata=metadata))
             calls[1].add_done_callback(done.put)
             answer = done.get(timeout=self._timeout + _PATIENCE_SECONDS)
-            if answer.code() is not grpc.StatusCode.OK:
+            if answer.code() in _ANOTHER_MAY_SUCCEED:
                 answer = done.get(timeout=self._timeout + _PATIENCE_SECONDS)
         for call in calls:
             call.cancel()

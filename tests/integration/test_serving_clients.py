@@ -1,0 +1,172 @@
+"""Both clients against a real server: streams, allow-lists, one round trip, frames, hedging, connection pools."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+
+from governance.errors import NotServed, RequestInvalid
+from serving.async_client import AsyncClient
+from serving.client import Client
+from serving.server import RunningServer, start_server
+from tests.support.serving import published_items
+
+FEATURES = ["items_v1:users", "items_v1:score"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    settings = published_items(tmp_path_factory.mktemp("clients"), rows=300)
+    with start_server(settings, port=0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: RunningServer) -> Iterator[Client]:
+    with Client(server.address, timeout_seconds=20) as connected:
+        yield connected
+
+
+def test_a_stream_of_features_is_the_answer_in_parts(client: Client) -> None:
+    ids = np.arange(290, 320).repeat(1_001)
+    parts = list(client.stream_features(features=FEATURES, entities={"item_id": ids}, part_rows=7_000))
+    assert [part.rows for part in parts] == [7_000] * 4 + [2_030]
+    assert len({part.publication for part in parts}) == 1
+    users = np.concatenate([part["items_v1:users"] for part in parts])
+    found = np.concatenate([part.found["items_v1"] for part in parts])
+    assert np.array_equal(found, ids < 300)
+    assert np.array_equal(users[found], ids[found])
+    assert not users[~found].any()
+    with pytest.raises(RequestInvalid, match=r"part_rows: found 10,001"):
+        next(client.stream_features(features=FEATURES, entities={"item_id": ids}, part_rows=10_001))
+
+
+def test_a_stream_of_vectors_is_the_answer_in_parts(client: Client) -> None:
+    ids = np.arange(310)
+    whole = client.get_embeddings("item_content", ids)
+    parts = list(client.stream_embeddings("item_content", ids, part_rows=100))
+    assert [len(part.vectors) for part in parts] == [100, 100, 100, 10]
+    assert np.array_equal(np.concatenate([part.vectors for part in parts]), whole.vectors)
+    assert np.array_equal(np.concatenate([part.found for part in parts]), ids < 300)
+
+
+def test_allow_lists_and_exclusions(client: Client) -> None:
+    near = client.search("item_content", ids=[5], k=10, allow=[1, 5, 9, 4_000], exclude=[9])
+    assert near.ids[0, : near.counts[0]].tolist() == [1]
+    assert client.search("item_content", ids=[5], k=10, allow=[]).counts.tolist() == [0]
+    near = client.search("item_content", ids=[5], k=300, allow=np.arange(100), tags=["t1"])
+    assert set(near.ids[0, : near.counts[0]].tolist()) == {i for i in range(100) if i % 3 == 1}
+
+
+def test_one_round_trip_is_the_three_calls(client: Client) -> None:
+    context = client.get_recommendation_context(
+        "item_content",
+        ids=[7, 8],
+        k=5,
+        user_entities={"item_id": [7]},
+        user_features=FEATURES,
+        item_features=["items_v1:score"],
+    )
+    alone = client.search("item_content", ids=[7, 8], k=5)
+    assert np.array_equal(context.candidates.ids, alone.ids)
+    assert context.user is not None
+    assert context.user["items_v1:users"].tolist() == [7]
+    assert context.items is not None
+    assert context.items["items_v1:score"].tolist() == (alone.ids.ravel() / 2).tolist()
+    only = client.get_recommendation_context("item_content", ids=[7], k=5)
+    assert (only.user, only.items) == (None, None)
+    with pytest.raises(RequestInvalid, match=r"user\.keys: key columns are missing: item_id"):
+        client.get_recommendation_context("item_content", ids=[7], k=5, user_entities={}, user_features=FEATURES)
+    with pytest.raises(RequestInvalid, match=r"candidates\.k"):
+        client.get_recommendation_context("item_content", ids=[7], k=0)
+    with pytest.raises(NotServed, match="no feature 'nothing'"):
+        client.get_recommendation_context("item_content", ids=[7], k=1, item_features=["items_v1:nothing"])
+
+
+def test_frames_keep_nulls_and_types(client: Client) -> None:
+    table = client.get_features(features=FEATURES, entities={"item_id": [2, 999]})
+    assert table.to_arrow().to_pydict() == {"items_v1:users": [2, None], "items_v1:score": [1.0, None]}
+    frame = table.to_pandas()
+    assert frame["items_v1:score"].isna().tolist() == [False, True]
+
+
+def test_the_async_client_answers_the_same(server: RunningServer, client: Client) -> None:
+    async def ask() -> None:
+        async with AsyncClient(server.address, timeout_seconds=20, purpose="ranking", connections=2) as connected:
+            table, near, vectors, context = await asyncio.gather(
+                connected.get_features(features=FEATURES, entities={"item_id": [2, 3]}),
+                connected.search("item_content", ids=[3], k=4),
+                connected.get_embeddings("item_content", [3]),
+                connected.get_recommendation_context("item_content", ids=[3], k=4, item_features=FEATURES),
+            )
+            assert table["items_v1:users"].tolist() == [2, 3]
+            assert np.array_equal(near.ids, client.search("item_content", ids=[3], k=4).ids)
+            assert vectors.found.all()
+            assert context.items is not None
+            assert context.items["items_v1:users"].tolist() == near.ids[0].tolist()
+            parts = [
+                part
+                async for part in connected.stream_features(
+                    features=FEATURES, entities={"item_id": np.arange(10)}, part_rows=4
+                )
+            ]
+            assert [part.rows for part in parts] == [4, 4, 2]
+            with pytest.raises(NotServed):
+                await connected.get_embeddings("nothing", [3])
+
+    asyncio.run(ask())
+
+
+def test_a_slow_call_is_hedged_and_the_first_answer_counts(server: RunningServer) -> None:
+    """A second server that never answers stands before the real one: only the hedge can succeed."""
+    stuck = grpc.server(ThreadPoolExecutor(1))
+
+    class Never:
+        def service(self, _details: object) -> object:
+            return grpc.unary_unary_rpc_method_handler(
+                lambda _request, context: context.time_remaining() and wait(context)
+            )
+
+    def wait(context: grpc.ServicerContext) -> bytes:
+        while context.is_active():
+            pass_on.wait(0.01)
+        return b""
+
+    import threading
+
+    pass_on = threading.Event()
+    stuck.add_generic_rpc_handlers((Never(),))  # type: ignore[arg-type]
+    port = stuck.add_insecure_port("127.0.0.1:0")
+    stuck.start()
+    try:
+        with (
+            Client(server.address, hedge_after_seconds=0.05, timeout_seconds=20, connections=2) as hedged,
+            Client(f"127.0.0.1:{port}") as other,
+        ):
+            hedged._connections = (other._connections[0], hedged._connections[1])
+            hedged._turns = iter([hedged._connections[0], hedged._connections[1]] * 10)  # type: ignore[assignment]
+            table = hedged.get_features(features=FEATURES, entities={"item_id": [4]})
+            assert table["items_v1:users"].tolist() == [4]
+            with pytest.raises(NotServed):
+                hedged.get_embeddings("nothing", [4])
+    finally:
+        stuck.stop(0).wait()
+
+
+def test_metrics_count_calls_by_method_and_code(server: RunningServer, client: Client) -> None:
+    client.get_features(features=FEATURES, entities={"item_id": [1]})
+    with pytest.raises(NotServed):
+        client.get_embeddings("nothing", [1])
+    value = server.metrics.registry.get_sample_value
+    features = "hedgerow.serving.v1.FeatureService/GetFeatures"
+    embeddings = "hedgerow.serving.v1.EmbeddingService/GetEmbeddings"
+    assert (value("hedgerow_calls_total", {"method": features, "code": "OK"}) or 0) >= 1
+    assert (value("hedgerow_calls_total", {"method": embeddings, "code": "NOT_FOUND"}) or 0) >= 1
+    assert (value("hedgerow_call_seconds_count", {"method": features}) or 0) >= 1
+    assert value("hedgerow_publication") == 1
+    assert (value("hedgerow_release_age_seconds", {"view": "items_v1"}) or 0) > 0
