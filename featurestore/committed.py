@@ -1,9 +1,10 @@
-"""Which releases may be published: the ledger's word, and nothing made with test noise."""
+"""Which releases may be published: the ledger's word, the policy's, and nothing made with test noise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from featurestore.freshness import project_clock
 from governance.errors import PublicationError, ReleaseCorrupt
 from governance.ledger import EntryKind, Ledger
 from governance.release import KEYED_SAMPLER, PUBLIC_SAMPLER, Manifest, ReleaseStore
@@ -15,10 +16,11 @@ __all__ = ["check_publishable", "committed_releases"]
 def committed_releases(
     settings: Settings, ledger: Ledger, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[Manifest, ...]:
-    """Manifests of the releases that the ledger has committed, in the order of their ids.
+    """Manifests of the releases that the ledger has committed and the policy lets be published, by their ids.
 
     A release whose run has not committed (a run in progress, or one that crashed and waits for its rerun) is passed
-    over and named to `progress`. Data files are not read; see `check_publishable`.
+    over and named to `progress`; so is one that the project's policy refuses, which the ledger records. Data
+    files are not read; see `check_publishable`.
 
     Raises:
         ReleaseCorrupt: a manifest that is not the one the ledger committed to.
@@ -37,7 +39,22 @@ def committed_releases(
                 "restore the release from a backup; nothing was published"
             )
         committed.append(manifest)
-    return tuple(committed)
+    return _permitted(settings, ledger, tuple(committed), progress)
+
+
+def _permitted(
+    settings: Settings, ledger: Ledger, manifests: tuple[Manifest, ...], progress: Callable[[str], None]
+) -> tuple[Manifest, ...]:
+    """The releases that the project's policy lets be published, judged by what ran and by how old they are."""
+    from governance.policy import decide, load_policy, record_refusals, request_of_manifest
+
+    policy, now = load_policy(settings), project_clock(settings)()
+    decisions = [decide(policy, request_of_manifest(settings, manifest, now=now)) for manifest in manifests]
+    refused = [decision for decision in decisions if not decision.allowed]
+    for decision in refused:
+        progress(f"{decision.subject}: the policy refuses to publish it ({', '.join(decision.rules)}), passed over")
+    record_refusals(ledger, refused)
+    return tuple(m for m, decision in zip(manifests, decisions, strict=True) if decision.allowed)
 
 
 def check_publishable(settings: Settings, manifest: Manifest) -> None:

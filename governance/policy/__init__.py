@@ -19,7 +19,7 @@ from governance.policy.decisions import Decision, Refusal, decide
 from governance.policy.document import Policy, load_policy
 from governance.policy.facts import request_of_manifest
 from governance.policy.record import ProcessingRecord
-from governance.policy.refusals import RefusalRecorder, enforce
+from governance.policy.refusals import RefusalRecorder, enforce, record_refusals
 from governance.policy.requests import Action, ReadRequest, ReleaseRequest, Request
 
 __all__ = [
@@ -35,5 +35,6 @@ __all__ = [
     "decide",
     "enforce",
     "load_policy",
+    "record_refusals",
     "request_of_manifest",
 ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from governance.errors import LedgerError, PolicyRefused
 from governance.ledger import Ledger, open_ledger
 from governance.policy.decisions import Decision
 from governance.settings import Settings
 
-__all__ = ["RefusalRecorder", "enforce", "record_refusal"]
+__all__ = ["RefusalRecorder", "enforce", "record_refusal", "record_refusals"]
 
 _LOG = logging.getLogger("hedgerow.policy")
 
@@ -39,8 +39,21 @@ def record_refusal(ledger: Ledger, decision: Decision, account: str | None = Non
     Returns:
         The entry's sequence number.
     """
-    reason = f"policy refuses to {decision.action}: {decision.explanation}"
-    return ledger.refuse(account, decision.subject, reason, rules=decision.rules)
+    return ledger.refuse(account, decision.subject, _reason(decision), rules=decision.rules)
+
+
+def record_refusals(ledger: Ledger, decisions: Sequence[Decision]) -> None:
+    """Records refusals that the ledger does not hold yet: a publication that is tried every hour is refused once."""
+    if not decisions:
+        return
+    known = {(entry.subject, entry.detail.get("reason")) for entry in ledger.entries() if entry.detail.get("rules")}
+    for decision in decisions:
+        if (decision.subject, _reason(decision)) not in known:
+            record_refusal(ledger, decision)
+
+
+def _reason(decision: Decision) -> str:
+    return f"policy refuses to {decision.action}: {decision.explanation}"
 
 
 class RefusalRecorder:
