@@ -128,11 +128,9 @@ def test_a_slow_call_is_hedged_and_the_first_answer_counts(server: RunningServer
 
     class Never:
         def service(self, _details: object) -> object:
-            return grpc.unary_unary_rpc_method_handler(
-                lambda _request, context: context.time_remaining() and wait(context)
-            )
+            return grpc.unary_unary_rpc_method_handler(wait)
 
-    def wait(context: grpc.ServicerContext) -> bytes:
+    def wait(_request: bytes, context: grpc.ServicerContext) -> bytes:
         while context.is_active():
             pass_on.wait(0.01)
         return b""

@@ -1,6 +1,6 @@
-"""A protobuf fuzzer against a running server: whatever bytes come, the answer is a sensible status and the server lives.
+"""A protobuf fuzzer: whatever bytes come, the answer is a sensible status and the server lives.
 
-Requests are valid ones, mutated: bits flipped, cut, spliced, lengths inflated, fields repeated and nested, random bytes.
+Requests are valid ones, mutated: bits flipped, cut, spliced, lengths inflated, fields repeated and nested, random.
 Seeds are told, so that a finding can be had again.
 """
 

@@ -273,9 +273,9 @@ class TestPolicy:
         with (
             start_server(project, config=config(tmp_path, authority)) as server,
             Client(server.address, tls=tls(authority), purpose="ranking") as client,
+            pytest.raises(AccessDenied, match="default-deny"),
         ):
-            with pytest.raises(AccessDenied, match="default-deny"):
-                read(client)
+            read(client)
 
     def test_a_declared_policy_lets_in_whom_it_names(
         self, project: Settings, authority: Authority, tmp_path: Path
