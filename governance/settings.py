@@ -168,12 +168,14 @@ class Spark:
     Attributes:
         master: e.g. `local[2]`, `spark://host:7077`.
         driver_memory: of the JVM.
+        executor_memory: of each executor's JVM, on a cluster.
         shuffle_partitions: partitions of an exchange.
         release_files: parquet files of a release; a public constant, so that the layout tells nothing about the data.
     """
 
     master: str = "local[*]"
     driver_memory: str = "2g"
+    executor_memory: str = "2g"
     shuffle_partitions: int = 8
     release_files: int = 1
 
@@ -454,6 +456,7 @@ def load_settings(project: Path) -> Settings:
         spark=Spark(
             master=spark.text("master", "local[*]"),
             driver_memory=spark.text("driver_memory", "2g"),
+            executor_memory=spark.text("executor_memory", "2g"),
             shuffle_partitions=spark.whole("shuffle_partitions", 8, least=1, most=100_000),
             release_files=spark.take("release_files", int, 1),
         ),
