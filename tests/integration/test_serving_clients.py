@@ -168,3 +168,20 @@ def test_metrics_count_calls_by_method_and_code(server: RunningServer, client: C
     assert (value("hedgerow_call_seconds_count", {"method": features}) or 0) >= 1
     assert value("hedgerow_publication") == 1
     assert (value("hedgerow_release_age_seconds", {"view": "items_v1"}) or 0) > 0
+
+
+def test_the_recommender_of_the_documentation_runs(client: Client) -> None:
+    import re
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs/serving.md").read_text(encoding="utf-8")
+    block = re.search(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert block
+    assert len(block[1].splitlines()) < 40
+    names: dict[str, object] = {}
+    exec(block[1], names)
+    recommend = names["recommend"]
+    assert callable(recommend)
+    best = recommend(client, seen=[3, 8], k=5, space="item_content", features=["items_v1:users"])
+    assert len(best) == 5
+    assert not {3, 8} & set(best.tolist())
