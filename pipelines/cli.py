@@ -17,11 +17,13 @@ from rich.text import Text
 
 from governance.errors import ConfigError
 from governance.ledger import Balance, Ledger
+from governance.policy import load_policy
 from governance.privacy import PrivacyLoss
 from governance.settings import Account, Settings, load_settings
 from pipelines.compiled import definition_sha256
 from pipelines.definitions import ContentEmbedding, KeepRandom, Signal
 from pipelines.plan import GROUP_SIZES, SignalPlan, plan_signal
+from pipelines.policy import decide_definition
 from pipelines.project import load_project
 from pipelines.results import Outcome, RunResult, Stage
 from pipelines.windows import Newest, Starting, WindowChoice
@@ -37,12 +39,14 @@ def plan(
     project: ProjectOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """Explain what signals protect, how noisy they will be and what they cost.
+    """Explain what signals protect, how noisy they will be, what they cost, and what the policy says to them.
 
-    Reads no data and spends nothing.
+    Reads no data and spends nothing. Exits with 1 if the policy refuses one.
     """
     settings = load_settings(project)
     chosen = load_project(settings).select(tuple(signals or ()))
+    policy = load_policy(settings)
+    decisions = [decide_definition(definition, settings, policy) for definition in chosen]
     plans = [plan_signal(definition, settings) for definition in chosen if isinstance(definition, Signal)]
     embeddings = [definition for definition in chosen if isinstance(definition, ContentEmbedding)]
     balances = balances_of(settings, tuple(one.account for one in plans))
@@ -62,15 +66,20 @@ def plan(
                 }
                 for one in embeddings
             ],
+            "policy": [decision.to_json() for decision in decisions],
         }
         typer.echo(json.dumps(document, indent=2))
-        return
+        raise typer.Exit(0 if all(decision.allowed for decision in decisions) else 1)
     console = Console()
     for one in plans:
         console.print(render_plan(one, balances[one.account.name]))
     for embedding in embeddings:
         console.print(Text.assemble((embedding.identity, "bold"), f"  {embedding.description}"))
         console.print(f"  {embedding.dimensions} dimensions from public facts alone: costs nothing\n")
+    refusals = [(decision.subject, refusal) for decision in decisions for refusal in decision.refusals]
+    for subject, refusal in refusals:
+        console.print(Text.assemble(("refused  ", "bold red"), f"{subject}  {refusal}"), soft_wrap=True)
+    raise typer.Exit(1 if refusals else 0)
 
 
 def balances_of(settings: Settings, accounts: tuple[Account, ...]) -> dict[str, Balance]:

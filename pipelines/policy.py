@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
 
-from governance.policy import Action, Decision, Policy, ReleaseRequest, decide
+from governance.ledger import Ledger
+from governance.policy import Action, Decision, Policy, ReleaseRequest, decide, enforce, load_policy
 from governance.policy.facts import account_epsilon
 from governance.settings import Settings
+from pipelines.compiled import compile_definition
 from pipelines.definitions import ContentEmbedding, Definition, Signal
 from pipelines.plan import SignalPlan, plan_signal
 
-__all__ = ["decide_definition", "request_of_embedding", "request_of_plan"]
+__all__ = ["decide_definition", "enforce_run", "request_of_embedding", "request_of_plan"]
 
 _Action = Literal[Action.PLAN, Action.RUN]
+_NAMES_COLUMNS = frozenset(
+    {"categories", "column", "columns", "explode", "key", "keys", "numeric", "on", "person", "timestamp", "title"}
+)
+"""Keys of a compiled definition whose values are names of columns."""
 
 
 def decide_definition(
@@ -25,30 +33,46 @@ def decide_definition(
         DefinitionError: its budget cannot be met.
     """
     if isinstance(definition, Signal):
-        return decide(policy, request_of_plan(plan_signal(definition, settings), settings, action))
+        return decide(policy, request_of_plan(plan_signal(definition, settings), action))
     return decide(policy, request_of_embedding(definition, action))
 
 
-def request_of_plan(
-    plan: SignalPlan, settings: Settings, action: _Action, subject: str | None = None
-) -> ReleaseRequest:
+def enforce_run(
+    settings: Settings, ledger: Ledger, planned: Iterable[tuple[SignalPlan, str]], definitions: Iterable[Definition]
+) -> None:
+    """Lets a run go on if the policy allows all of it.
+
+    Args:
+        settings: the project.
+        ledger: records what is refused.
+        planned: each release that is about to be made, with its id.
+        definitions: of which embeddings are judged as they stand.
+
+    Raises:
+        PolicyRefused: some release is refused; each refusal is in the ledger, nothing was read.
+    """
+    policy = load_policy(settings)
+    decisions: list[tuple[Decision, str | None]] = [
+        (decide(policy, request_of_plan(plan, Action.RUN, release_id)), plan.account.name)
+        for plan, release_id in planned
+    ]
+    decisions += [
+        (decide(policy, request_of_embedding(one, Action.RUN)), None)
+        for one in definitions
+        if isinstance(one, ContentEmbedding)
+    ]
+    enforce(ledger, decisions)
+
+
+def request_of_plan(plan: SignalPlan, action: _Action, subject: str | None = None) -> ReleaseRequest:
     """The facts that a policy decides by, as planned.
 
     Args:
         plan: of the signal.
-        settings: says at which delta epsilon is told.
         action: what is about to be done.
         subject: the release's id; None: the definition.
     """
     signal, calibration = plan.signal, plan.calibration
-    read = {
-        signal.source.person,
-        signal.source.timestamp,
-        *signal.privacy_unit.columns,
-        *signal.entity.keys,
-        *(measure.column for measure in plan.recipe.measures if measure.column is not None),
-        *(join.on for join in signal.joins),
-    }
     return ReleaseRequest(
         action=action,
         subject=subject or signal.identity,
@@ -57,14 +81,22 @@ def request_of_plan(
         description=signal.description,
         purpose=str(signal.purpose),
         datasets=frozenset({signal.source.name}),
-        columns=frozenset(read | {output.name for output in plan.recipe.outputs}),
+        columns=frozenset({*_columns(compile_definition(signal)), *signal.aggregates}),
         unit=signal.privacy_unit.label,
         epsilon=calibration.epsilon,
-        account_epsilon=account_epsilon(plan.account, settings.reporting_delta),
+        account_epsilon=account_epsilon(plan.account, calibration.epsilon_delta),
         epsilon_delta=calibration.epsilon_delta,
-        group_threshold=calibration.threshold,
+        group_threshold=_group_threshold(plan),
         ttl=signal.ttl,
     )
+
+
+def _group_threshold(plan: SignalPlan) -> int | None:
+    """The selection threshold in whole units: a unit adds at most 1, which may be many grid steps of a weight."""
+    threshold, units = plan.calibration.threshold, plan.recipe.units
+    if threshold is None or units is None:
+        return threshold
+    return math.floor(threshold * plan.calibration.mechanism(units).measure.grid_step)
 
 
 def request_of_embedding(embedding: ContentEmbedding, action: _Action) -> ReleaseRequest:
@@ -76,5 +108,15 @@ def request_of_embedding(embedding: ContentEmbedding, action: _Action) -> Releas
         owner=embedding.owner,
         description=embedding.description,
         purpose=str(embedding.purpose),
-        columns=frozenset({embedding.key, *embedding.categories, *embedding.numeric}),
+        columns=frozenset(_columns(compile_definition(embedding))),
     )
+
+
+def _columns(compiled: Mapping[str, Any]) -> Iterator[str]:
+    """Every column that a definition names, wherever it names it."""
+    for key, value in compiled.items():
+        if key in _NAMES_COLUMNS:
+            yield from (value,) if isinstance(value, str) else (name for name in value or () if isinstance(name, str))
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, Mapping):
+                yield from _columns(item)

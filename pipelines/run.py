@@ -40,6 +40,7 @@ from pipelines.engine.tables import Table, fingerprint_key
 from pipelines.manifests import code_versions, guarantee_of, released_columns, signal_reference
 from pipelines.noise import KeyedNoise, NoiseSource, ReleaseKey
 from pipelines.plan import SignalPlan, plan_signal
+from pipelines.policy import enforce_run
 from pipelines.project import load_project
 from pipelines.results import Outcome, Progress, Quiet, RunResult, Stage, check_same_version, unchanged
 from pipelines.windows import Newest, Span, WindowChoice, choose_windows
@@ -79,6 +80,7 @@ def run(
         One result for each window of each definition, in order.
 
     Raises:
+        PolicyRefused: the project's policy refuses some of it; nothing was read, the refusals are in the ledger.
         BudgetExceeded: some account cannot carry all the missing windows; nothing was read, nothing stays reserved.
         HedgerowError: what the definitions, the input or the engine say; losses not drawn are given back.
     """
@@ -106,6 +108,7 @@ def run(
                     results.append(RunResult(release_id=release_id, outcome=Outcome.PRESENT, manifest=manifest))
                 else:
                     tasks.append(_Task(plan=plan, span=span, release_id=release_id, run_id=uuid4().hex))
+        enforce_run(settings, ledger, [(task.plan, task.release_id) for task in tasks], chosen)
         if tasks:
             results.extend(runner.run(tasks))
         for embedding in (definition for definition in chosen if isinstance(definition, ContentEmbedding)):
