@@ -71,11 +71,11 @@ def request(run_id: str) -> Request:
 
 
 def fill(ledger: Ledger, entries: int) -> None:
-    """Runs until there are so many entries: 30 windows reserved at once, half of them drawn and committed singly."""
+    """Runs until there are so many entries: 100 windows reserved at once, 15 of them drawn and committed singly."""
     head = ledger.head()
     size = head.size if head else 0
     while size < entries:
-        requests = [request(f"run-{size}-{k}") for k in range(min(30, entries - size - (0 if size else 1)))]
+        requests = [request(f"run-{size}-{k}") for k in range(min(100, entries - size - (0 if size else 1)))]
         size = ledger.reserve_all(requests)[-1]
         for asked in requests[: (entries - size) // 2][:15]:
             ledger.draw(asked.run_id)

@@ -258,10 +258,11 @@ def runs_of(entries: Iterable[Entry]) -> dict[str, Run]:
         if entry.run_id is None:
             continue
         before = runs.get(entry.run_id)
-        loss = (
-            PrivacyLoss.from_json(entry.detail["loss"]) if "loss" in entry.detail else before.loss if before else None
-        )
-        if loss is None:
+        if before is not None:
+            loss = before.loss
+        elif "loss" in entry.detail:
+            loss = PrivacyLoss.from_json(entry.detail["loss"])
+        else:
             raise LedgerCorrupt(f"entry {entry.sequence}: run {entry.run_id} never reserved; restore the ledger")
         runs[entry.run_id] = Run(
             run_id=entry.run_id,

@@ -21,7 +21,7 @@ privacy-unit id or a key.
     ├── LedgerError               the privacy ledger
     │   ├── BudgetExceeded        a reservation that an account cannot carry
     │   ├── AccountUnknown        no such account in hedgerow.toml
-    │   └── LedgerCorrupt         entries that do not chain or parse
+    │   └── LedgerCorrupt         entries that are not what was signed, or an old backup
     ├── ReleaseError              published releases
     │   ├── ReleaseCorrupt        a manifest or file that does not match its hash or schema
     │   ├── ReleaseMissing        no such release
@@ -256,7 +256,7 @@ class AccountUnknown(LedgerError):
 
 
 class LedgerCorrupt(LedgerError):
-    """The ledger's entries do not chain, do not parse, or contradict each other."""
+    """The ledger's entries are not what was signed, contradict each other, or are older than the published heads."""
 
 
 class ReleaseError(HedgerowError):

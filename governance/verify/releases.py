@@ -55,7 +55,7 @@ def _release(folder: Path, name: str, run_id: str | None, runs: Mapping[str, Run
         manifest = json.loads(data)
         yield from _contradictions(manifest, name, run_id, runs[run_id])
         files = {str(file["name"]): file for file in manifest["files"]}
-    except (ValueError, KeyError, TypeError, InvalidOperation):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidOperation):
         yield _found(Problem.MANIFEST_CONTRADICTS, name, f"The committed {_MANIFEST} lacks what a release must say.")
         return
     yield from _files(folder, name, files)

@@ -312,6 +312,8 @@ def _commit(books: Replay, entry: Mapping[str, Any]) -> Iterator[Finding]:
             manifest_sha256=detail["manifest_sha256"],
         )
         return
+    if "loss" in detail:
+        raise ValueError("a COMMIT of a reserved run states no loss of its own")
     run, problem = _next(books, entry, "DRAW")
     if run is None:
         yield from (problem,) if problem else ()

@@ -460,6 +460,23 @@ class LedgerConformance:
             ledger.publish_head()
             assert path.read_bytes() == whole
 
+    def test_a_full_witness_is_told_and_made_good(self, address: str, state: Path, tmp_path: Path) -> None:
+        """The entries are recorded by then: the caller learns it, and the next operation publishes their head."""
+        witness = tmp_path / "witness"
+        witness.mkdir()
+        (witness / HEADS_FILE).symlink_to("/dev/full")
+        with open_at(address, state, heads=HeadFiles(state, (witness,))) as ledger:
+            with pytest.raises(LedgerError, match=r"cannot be published .*the entries are recorded"):
+                ledger.refuse(None, "s", "no")
+            assert len(ledger.entries()) == 1
+            (witness / HEADS_FILE).unlink()
+            ledger.publish_head()
+            assert (witness / HEADS_FILE).read_bytes() == (state / HEADS_FILE).read_bytes()
+            (witness / HEADS_FILE).write_text("no head\n")
+            with pytest.raises(LedgerCorrupt, match="its last line is not a tree head"):
+                ledger.refuse(None, "s", "no")
+            assert len(ledger.source().rows) == 1
+
     def test_a_lost_signing_key_is_not_replaced(self, ledger: Ledger, address: str, state: Path) -> None:
         ledger.refuse(None, "s", "no")
         (state / "keys" / "ledger.ed25519").unlink()
