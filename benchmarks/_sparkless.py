@@ -1,0 +1,93 @@
+"""The engine in one process, without Spark: by the very functions that Spark's workers call, in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.calibration import Calibration
+from pipelines.definitions import Signal
+from pipelines.engine.bounding import bounds_of
+from pipelines.engine.kernel import Bounds, Salts, bounded_sums
+from pipelines.engine.noisy import Noising
+from pipelines.engine.rows import RowPlan, Values, rows_of
+from pipelines.noise import KeyedNoise, ReleaseKey
+from pipelines.recipes import Recipe
+
+__all__ = ["Sparkless"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sparkless:
+    """One release of a signal.
+
+    Attributes:
+        signal: the definition, without joins.
+        recipe: its measurements.
+        calibration: its noise.
+        key: of the release: salts and noise follow from it.
+    """
+
+    signal: Signal
+    recipe: Recipe
+    calibration: Calibration
+    key: ReleaseKey
+
+    def sums(
+        self,
+        events: pa.Table,
+        *,
+        end: int,
+        domains: Sequence[tuple[Any, ...] | None] = (),
+        change: Callable[[Bounds], Bounds] = lambda bounds: bounds,
+    ) -> list[pa.Table]:
+        """Exact sums over bounded contributions; they may be in several tables.
+
+        Args:
+            events: whole seconds in the source's time column, no nulls, all of one window.
+            end: of the window, Unix time.
+            domains: public values of each key, or None.
+            change: for planted faults.
+        """
+        signal, length = self.signal, int(self.signal.window.length.total_seconds())
+        per = signal.privacy_unit.per
+        plan = RowPlan(
+            columns=tuple(events.column_names),
+            time=signal.source.timestamp,
+            start=end - length,
+            end=end,
+            time_needed=True,
+            arrival=None,
+            deadline=end,
+            units=signal.privacy_unit.columns,
+            per=None if per is None else int(per.total_seconds()),
+            keys=signal.entity.keys,
+            codes=self.recipe.codes,
+            facts=(),
+            domains=tuple(None if values is None else Values(given=values) for values in domains)
+            or (None,) * len(signal.entity.keys),
+            problems=(),
+        )
+        salts = Salts(rows=self.key.salt("rows"), partitions=self.key.salt("partitions"))
+        bounds = change(bounds_of(signal, self.recipe, self.calibration, salts))
+        made = rows_of(iter([(events, True)]), plan)
+        return [pa.Table.from_batches([sums]) for one in made for sums in bounded_sums(one.rows, bounds)]
+
+    def without_sums(self, keys: Sequence[NDArray[Any]]) -> pa.Table:
+        """Public keys with nobody in them."""
+        columns: dict[str, Any] = {f"__k{i}": pa.array(values) for i, values in enumerate(keys)}
+        for i, mechanism in enumerate(self.calibration.summed):
+            kind = pa.int64() if mechanism.measure.width == 1 else pa.list_(pa.int64())
+            columns[f"__m{i}"] = pa.nulls(len(keys[0]), kind)
+        return pa.table(columns)
+
+    def released(
+        self, sums: Sequence[pa.Table], *, change: Callable[[Noising], Noising] = lambda noising: noising
+    ) -> pa.Table:
+        """The released rows."""
+        noising = change(Noising.of(self.signal, self.recipe, self.calibration, KeyedNoise(self.key)))
+        return noising.table(pa.concat_tables(sums, promote_options="default"))
