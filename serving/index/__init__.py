@@ -6,7 +6,8 @@ what was measured on it, and how it is searched are one module each:
 Reading guide
     kinds    which index for how many vectors, which recall and which memory: pure functions
     engine   the few FAISS calls everything else is made of: build, map, walk, compare
-    tuning   how much effort reaches the declared recall, measured on probes that the index has not seen
+    tuning   how much effort reaches the declared recall
+    probes   recall, measured on vectors that the index has not seen, and again on the whole
     layout   the directory's files; verifies them, so that a damaged or half-copied space is refused
     pages    brings mapped files into memory before the first request needs them
     write    vectors to a directory

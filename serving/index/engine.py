@@ -38,6 +38,13 @@ Rows = NDArray[np.int64]
 Found = tuple[Matrix, Rows]
 """Scores and rows, both `(q, k)`, best first; row -1 where there are fewer."""
 
+_CLASSES: Final = {
+    IndexKind.FLAT: "IndexFlat",
+    IndexKind.HNSW: "IndexHNSWFlat",
+    IndexKind.HNSW_SQ8: "IndexHNSWSQ",
+    IndexKind.IVF_SQ8: "IndexIVFScalarQuantizer",
+    IndexKind.IVF_PQ: "IndexIVFPQ",
+}
 _BUILD_BREADTH: Final = 64
 _CODE_ROWS: Final = 100_000
 _CLUSTER_ROUNDS: Final = 8
@@ -118,13 +125,17 @@ def _inverted(kind: IndexKind, dimension: int, number: int, measure: int) -> Any
     return index
 
 
-def mapped(path: Path) -> Any:
+def mapped(path: Path, kind: IndexKind) -> Any:
     """The index in a file: its codes, links and lists stay in the file's pages, shared between processes.
 
     Raises:
         RuntimeError: not an index that FAISS reads.
+        ValueError: an index of another kind.
     """
-    return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    if not isinstance(index, getattr(faiss, _CLASSES[kind])):
+        raise ValueError(type(index).__name__)
+    return index
 
 
 # --- searching -------------------------------------------------------------------------------------------------

@@ -11,14 +11,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from serving.index.engine import Matrix, Rows, faiss, nearest
 from serving.index.kinds import IndexKind
 
 __all__ = ["Accelerated", "accelerated"]
 
-_LOG = logging.getLogger("hedgerow.serving")
+_LOG: Final = logging.getLogger("hedgerow.serving")
+_MOST: Final = 2_048
 
 
 class Accelerated:
@@ -47,10 +48,14 @@ class Accelerated:
         self._index = to_device(index)
         self._lock = threading.Lock()
 
+    def takes(self, k: int) -> bool:
+        """Whether the device selects so many: FAISS's kernels end at 2,048."""
+        return k * max(1, self._kind.compared_again) <= _MOST
+
     def nearest(self, queries: Matrix, k: int, effort: int) -> tuple[Matrix, Rows]:
         """As `engine.nearest`, without a selector; a flat copy is exact whatever the effort."""
         with self._lock:
-            return nearest(self._index, self._kind, self._matrix, queries, k, effort, l2=self._l2)
+            return nearest(self._index, self._kind, self._matrix, queries, k, min(effort, _MOST), l2=self._l2)
 
 
 def accelerated(index: Any, kind: IndexKind, matrix: Matrix, *, l2: bool) -> Accelerated | None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -124,7 +125,7 @@ def read_array(path: Path, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
     Raises:
         ValueError: a file of another size.
     """
-    if path.stat().st_size != int(np.prod(shape)) * np.dtype(kind).itemsize:
+    if path.stat().st_size != prod(shape) * np.dtype(kind).itemsize:
         raise ValueError(path.name)
     return np.asarray(np.memmap(path, kind, "r", shape=shape)) if all(shape) else np.empty(shape, kind)
 
@@ -148,9 +149,15 @@ def verified(directory: Path) -> SpaceMeta:
         )
         if meta.schema != SCHEMA or meta.metric not in METRICS or meta.key_type not in {"int64", "string"}:
             raise ValueError(meta.schema)
+        tuning = meta.tuning
+        counts = (meta.rows, meta.dimension, tuning.probes + 1, tuning.effort_10 + 1, tuning.effort_100 + 1)
+        if not all(type(count) is int and count > 0 for count in counts):
+            raise ValueError("counts")
+        if not all(0 <= share <= 1 for share in (tuning.target, tuning.recall_10, tuning.recall_100)):
+            raise ValueError("recall")
     except FileNotFoundError:
         raise NotPublished(f"{directory}: no vector space here; run 'hedgerow publish'") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise corrupt(directory, _META) from None
     ids = {IDS, ORDER} if meta.key_type == "int64" else {NAMES}
     if lacking := sorted((ids | _ALWAYS) - set(meta.files)):

@@ -101,10 +101,10 @@ class VectorSpace:
             probes = min(meta.tuning.probes, meta.rows)
             depth = min(DEPTHS[1], meta.rows - 1) if probes else 0
             truth = read_array(directory / PROBES, "<f4", (probes, depth))
-            self._index = mapped(directory / INDEX)
+            self._index = mapped(directory / INDEX, meta.index)
             if (len(self._ids), self._index.ntotal, self._index.d) != (meta.rows, *shape):
                 raise ValueError("sizes that differ from meta.json")
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, TypeError, RuntimeError) as error:
             raise corrupt(directory, type(error).__name__) from None
         touch(tuple(directory / name for name in meta.files))
         self._probe(truth[:, : DEPTHS[0]])
@@ -220,7 +220,7 @@ class VectorSpace:
 
     def _nearest(self, queries: Matrix, k: int, effort: int, selector: Any = None) -> tuple[Matrix, Rows]:
         """Through the index: scores `(q, k)`, larger is nearer, and rows `(q, k)`, -1 where there are fewer."""
-        if self._gpu is not None and selector is None:
+        if self._gpu is not None and selector is None and self._gpu.takes(k):
             return self._gpu.nearest(queries, k, effort)
         return nearest(self._index, self.meta.index, self._compared, queries, k, effort, l2=self._l2, selector=selector)
 

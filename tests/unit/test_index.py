@@ -167,6 +167,39 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, damage: st
         VectorSpace(tmp_path / "s")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rows": 10**30},
+        {"rows": "500"},
+        {"rows": 0},
+        {"rows": ROWS - 1},
+        {"dimension": DIMENSION + 1},
+        {"dimension": True},
+        {"metric": "hamming"},
+        {"key_type": "string"},
+        {"index": "forest"},
+        {"index": "ivf_sq8"},
+        {"schema": "hedgerow.space/1"},
+        {"files": []},
+        {"files": {}},
+        {"tuning": {}},
+        {"tuning": {"target": 0.95, "probes": 10**12}},
+        {"tuning": {"target": 0.95, "probes": None}},
+        {"tuning": {"target": 0.95, "recall_10": 2}},
+        {"tuning": {"target": 0.95, "effort_10": -5}},
+        {"tuning": {"target": 0.95, "effort": 5}},
+    ],
+    ids=str,
+)
+def test_a_record_that_does_not_fit_its_files_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    make_space(tmp_path / "s")
+    path = tmp_path / "s" / "meta.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **changes}))
+    with pytest.raises(PublicationCorrupt, match="hedgerow publish"):
+        VectorSpace(tmp_path / "s")
+
+
 def test_a_record_that_names_files_elsewhere_is_refused(tmp_path: Path) -> None:
     make_space(tmp_path / "s")
     path = tmp_path / "s" / "meta.json"
