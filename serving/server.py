@@ -20,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from governance.errors import ConfigError, PortBusy
-from governance.policy import Decision, load_policy
+from governance.policy import Decision, RefusalRecorder, load_policy
 from governance.settings import Settings
 from serving.access import Authorizer, PolicyAuthorizer, deny, open_to_all
 from serving.admission import AdmissionInterceptor, WorkerPool
@@ -173,12 +173,12 @@ def start_server(
 
 
 def project_authorizer(
-    settings: Settings, config: ServerConfig, refused: Callable[[Decision], object] = lambda _: None
+    settings: Settings, config: ServerConfig, refused: Callable[[Decision], object] | None = None
 ) -> Authorizer:
     """Who may read what: everyone in a demonstration; in production whom the project's policy lets, else nobody.
 
     Args:
-        refused: told of each refusal by the policy.
+        refused: told of each refusal by the policy; None: the project's ledger is, once for each kind.
 
     Raises:
         ConfigError: the policy cannot be used.
@@ -186,7 +186,7 @@ def project_authorizer(
     if config.mode == "demo":
         return open_to_all
     policy = load_policy(settings)
-    return PolicyAuthorizer(policy, refused) if policy.declared else deny
+    return PolicyAuthorizer(policy, refused or RefusalRecorder.to_ledger(settings)) if policy.declared else deny
 
 
 def _streams(config: ServerConfig) -> int:

@@ -77,9 +77,14 @@ class RefusalRecorder:
 
     @classmethod
     def to_ledger(cls, settings: Settings) -> RefusalRecorder:
-        """Records into the project's ledger, which is opened for each entry: they are few, and threads many."""
+        """Records into the project's ledger, which is opened for each entry: they are few, and threads many.
+
+        Where only serving is deployed there is no ledger, and none is made: the audit log is all there is.
+        """
 
         def record(decision: Decision) -> None:
+            if settings.ledger.url is None and not settings.ledger_path.is_file():
+                return
             with open_ledger(settings) as ledger:
                 record_refusal(ledger, decision)
 

@@ -311,6 +311,9 @@ def test_refused_reads_are_recorded_once_each_and_not_without_end(policy: Policy
 def test_refused_reads_reach_the_ledger_from_many_threads(tmp_path: Path, policy: Policy) -> None:
     settings = make_project(tmp_path / "shop")
     recorder = RefusalRecorder.to_ledger(settings)
+    recorder(decide(policy, ReadRequest(caller="x", purpose="ads", view="before")))
+    assert not settings.ledger_path.exists(), "a server makes no ledger"
+    Ledger(settings.ledger_path).close()
     decisions = [decide(policy, ReadRequest(caller="x", purpose="ads", view=f"view_{n % 4}")) for n in range(40)]
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(recorder, decisions)) == 4
