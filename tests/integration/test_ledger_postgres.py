@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+import hedgerow
 from governance.errors import LedgerCorrupt, LedgerError
 from governance.ledger import Ledger, open_ledger
 from governance.settings import load_settings
@@ -77,7 +78,7 @@ def test_a_broken_connection_is_a_typed_error(server: str, tmp_path: Path) -> No
             ledger.draw("r")
 
 
-def test_settings_name_the_database(server: str, tmp_path: Path) -> None:
+def test_settings_name_the_database(server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     address = fresh_schema(server)
     (tmp_path / "hedgerow.toml").write_text(
         f'[project]\nname = "shop"\n\n[ledger]\nurl = "{address}"\nwitnesses = ["witness"]\n', encoding="utf-8"
@@ -87,6 +88,23 @@ def test_settings_name_the_database(server: str, tmp_path: Path) -> None:
         ledger.reserve("r", ACCOUNT, "s/v1/x", SMALL)
         assert [path.is_file() for path in ledger.head_files] == [True, True]
     assert not (tmp_path / "var" / "ledger.db").exists()
+    for command in (("ledger", "verify"), ("ledger", "heads"), ("accounts",)):
+        with pytest.raises(SystemExit) as leaving:
+            hedgerow.main([*command, "-p", str(tmp_path), "--json"])
+        assert not leaving.value.code
+    (tmp_path / "witness" / "ledger-heads.jsonl").write_text("")
+    with pytest.raises(SystemExit) as leaving:
+        hedgerow.main(["ledger", "verify", "-p", str(tmp_path)])
+    assert not leaving.value.code, "an empty witness is a notice"
+    with psycopg.connect(address, autocommit=True) as raw:
+        raw.execute("ALTER TABLE entries DISABLE TRIGGER ALL")
+    with pytest.raises(SystemExit) as leaving:
+        hedgerow.main(["ledger", "verify", "-p", str(tmp_path)])
+    assert leaving.value.code == 1
+    output = capfd.readouterr().out
+    assert "head_unpublished" in output
+    assert "schema_changed" in output
+    assert "Trigger entries_keep is off" in output
 
 
 def test_any_order_of_calls_against_the_model(server: str) -> None:
