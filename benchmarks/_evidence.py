@@ -3,7 +3,7 @@
 An attack is a set S of outputs. If a mechanism is (epsilon, delta)-DP, then `P1[S] <= e^epsilon P0[S] + delta` on
 neighbors 0 and 1, so `epsilon >= log((P1[S] - delta) / P0[S])`. With Clopper and Pearson's exact bounds on both
 probabilities, each at confidence `1 - alpha`, the bound holds with confidence `1 - 2 alpha` for any S fixed
-beforehand. S is chosen on one half of the samples and counted on the other half, so nothing need be assumed about
+beforehand. S is chosen on a quarter of the samples and counted on the others, so nothing need be assumed about
 the mechanism or the attack.
 """
 
@@ -65,12 +65,13 @@ def lower_bound(without: Floats, with_unit: Floats, delta: float, alpha: float) 
     """The best lower bound on epsilon that these outputs give.
 
     Args:
-        without: outputs without the unit, shape `(2 n, d)`, one row for each independent run.
+        without: outputs without the unit, shape `(n, d)`, one row for each independent run.
         with_unit: the same with it.
         delta: at which epsilon is bounded.
         alpha: how often each of the two probabilities may lie beyond its bound.
     """
-    n = len(without) // 2
+    n = len(without) // 4
+    held_out = len(without) - n
     choices = []
     for name, attack in _attacks(without[:n], with_unit[:n]).items():
         zero, one = attack(without[:n]), attack(with_unit[:n])
@@ -81,16 +82,16 @@ def lower_bound(without: Floats, with_unit: Floats, delta: float, alpha: float) 
             best = int(np.argmax(found))
             choices.append((float(found[best]), name, attack, added, cuts[best]))
     _, name, attack, added, cut = max(choices, key=lambda choice: choice[0])
-    above_cut = [int((attack(outputs[n : 2 * n]) > cut).sum()) for outputs in (without, with_unit)]
-    hits, false_hits = (above_cut[1], above_cut[0]) if added else (n - above_cut[0], n - above_cut[1])
+    above_cut = [int((attack(outputs[n:]) > cut).sum()) for outputs in (without, with_unit)]
+    hits, false_hits = (above_cut[1], above_cut[0]) if added else (held_out - above_cut[0], held_out - above_cut[1])
     return Evidence(
-        epsilon=float(_epsilons(np.array([hits]), np.array([false_hits]), n, delta, alpha)[0]),
+        epsilon=float(_epsilons(np.array([hits]), np.array([false_hits]), held_out, delta, alpha)[0]),
         delta=delta,
         attack=name,
         added=added,
         hits=hits,
         false_hits=false_hits,
-        samples=n,
+        samples=held_out,
     )
 
 
@@ -100,7 +101,7 @@ def _epsilons(hits: Counts, false_hits: Counts, n: int, delta: float, alpha: flo
 
 
 def _attacks(zero: Floats, one: Floats) -> dict[str, Attack]:
-    """Statistics made from the training half."""
+    """Statistics made from the training part."""
     attacks = {"linear discriminant": _discriminant(zero, one)}
     constant = np.flatnonzero((zero == zero[0]).all(axis=0) & (one != zero[0]).any(axis=0))
     if len(constant):
