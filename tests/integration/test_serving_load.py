@@ -23,7 +23,8 @@ from governance.settings import Settings
 from serving.client import Client
 from serving.problems import DETAILS_TRAILER, decode_details
 from serving.v1 import embeddings_pb2
-from tests.support.serving import publish_items, published_items
+from tests.support.redis import _answers, _binary, free_port
+from tests.support.serving import CALENDAR, publish_items, published_items
 
 FEATURES = ["items_v1:users", "items_v1:score"]
 SEARCH = "/hedgerow.serving.v1.EmbeddingService/Search"
@@ -216,3 +217,53 @@ def test_a_process_that_dies_is_started_again(project: Settings, tmp_path: Path)
             time.sleep(0.1)
         else:
             pytest.fail("no new worker")
+
+
+@contextmanager
+def lasting_redis(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A Redis that keeps what it has over a kill."""
+    folder.mkdir(exist_ok=True)
+    command = [_binary(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
+    durable = ["--appendonly", "yes", "--appendfsync", "always"]
+    with subprocess.Popen([*command, *durable], stdout=subprocess.DEVNULL) as process:
+        try:
+            assert _answers(process, port)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_redis_killed_and_started_again_under_load(tmp_path: Path) -> None:
+    """While it is away every call is told UNAVAILABLE; before, and soon after, every answer is right."""
+    port = free_port()
+    store = f'\n[online_store]\ntype = "redis"\nconnection_string = "127.0.0.1:{port}"\npushed = ["items"]\n'
+    with lasting_redis(tmp_path / "redis", port) as redis:
+        settings = published_items(tmp_path / "project", rows=500, extra=CALENDAR + store)
+        ids = np.arange(400, 600)
+        with serving(settings, tmp_path) as (_, address), Client(address, timeout_seconds=10) as client:
+
+            def call() -> str:
+                table = client.get_features(features=FEATURES, entities={"item_id": ids})
+                right = np.array_equal(table["items_v1:users"], np.where(ids < 500, ids, 0))
+                right &= np.array_equal(table.found["items_v1"], ids < 500)
+                return "OK" if right and len(table.releases) == 1 else "a wrong answer"
+
+            load = Load(4, call)
+            time.sleep(1.0)
+            before = load.seen["OK"]
+            redis.kill()
+            redis.wait()
+            time.sleep(1.0)
+            away = load.seen.copy()
+            with lasting_redis(tmp_path / "redis", port):
+                for _ in range(100):
+                    if load.seen["OK"] > away["OK"]:
+                        break
+                    time.sleep(0.1)
+                time.sleep(0.5)
+                seen = load.stop()
+    assert before > 0
+    assert seen["OK"] > away["OK"], "no recovery"
+    told = [text for text in seen if text != "OK"]
+    assert told, "nobody was told that Redis was away"
+    assert all("UNAVAILABLE" in text and "redis at" in text for text in told), told

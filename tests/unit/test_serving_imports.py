@@ -15,6 +15,7 @@ HEAVY = {"faiss", "feast", "pyarrow", "pandas", "pyspark", "redis", "torch", "sq
     [
         ("serving", set()),
         ("serving.client", set()),
+        ("serving.async_client", set()),
         ("serving.v1.snapshots_pb2_grpc", set()),
         ("serving.cli", set()),
         ("serving.index", {"faiss"}),
@@ -25,5 +26,5 @@ def test_imports_stay_light(module: str, allowed: set[str]) -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "sys" in loaded
     assert HEAVY & set(loaded) == allowed
-    if module == "serving.client":
+    if module in ("serving.client", "serving.async_client"):
         assert {name for name in ("featurestore", "pipelines", "ondevice") if name in loaded} == set()

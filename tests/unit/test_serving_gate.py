@@ -1,0 +1,182 @@
+"""The gate, the queue, the wire form, the audit log and traces, each by itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from governance.errors import AccessDenied, ConfigError
+from serving.access import ANONYMOUS, Access, Caller, Verdict, check, deny, open_to_all
+from serving.admission import WorkerPool
+from serving.audit import AuditLog, AuditRecord
+from serving.logs import JsonLines
+from serving.traces import start_traces
+from serving.v1 import features_pb2, values_pb2
+from serving.wire import delimited, header, run, texts_field, uint, varint
+
+
+def access(caller: Caller = ANONYMOUS, purpose: str = "ranking") -> Access:
+    return Access(caller=caller, purpose=purpose, method="S/M", resources=("items_v1",))
+
+
+class TestAccess:
+    def test_open_and_deny(self) -> None:
+        assert check(open_to_all, access()).rule == "open"
+        with pytest.raises(AccessDenied, match=r"caller 'anonymous': rule default-deny .*no policy is loaded"):
+            check(deny, access())
+
+    def test_a_tokens_purposes_come_before_the_policy(self) -> None:
+        asked: list[Access] = []
+
+        def authorizer(what: Access, /) -> Verdict:
+            asked.append(what)
+            return Verdict(allowed=True, rule="R")
+
+        limited = Caller(name="a", purposes=frozenset({"analytics"}))
+        with pytest.raises(AccessDenied, match="allowed: analytics"):
+            check(authorizer, access(limited))
+        assert not asked
+        assert check(authorizer, access(limited, "analytics")).rule == "R"
+
+
+class TestWire:
+    @given(st.lists(st.binary(max_size=300), max_size=60))
+    def test_texts_are_written_as_protobuf_writes_them(self, values: list[bytes]) -> None:
+        data = np.frombuffer(b"".join(values), np.uint8)
+        offsets = np.concatenate(([0], np.cumsum([len(value) for value in values]))).astype(np.int64)
+        assert texts_field(1, data, offsets) == values_pb2.BytesValues(values=values).SerializeToString()
+
+    @given(st.integers(0, 2**63 - 1))
+    def test_numbers(self, value: int) -> None:
+        message = features_pb2.GetFeaturesResponse(publication=value)
+        assert uint(5, value) == message.SerializeToString()
+        if value:
+            assert varint(value) == message.SerializeToString()[1:]
+
+    @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=40), st.binary(max_size=20))
+    def test_a_run_is_read_right_even_beside_unknown_fields(self, values: list[int], junk: bytes) -> None:
+        message = values_pb2.Int64Values(values=values)
+        raw = message.SerializeToString() + (delimited(9, junk) if junk else b"")
+        again = values_pb2.Int64Values.FromString(raw)
+        found = run(again.SerializeToString(), header(1, 8 * len(values)), again.values, "<i8")
+        assert found.tolist() == values
+
+
+class TestQueue:
+    def test_the_bound_follows_the_speed(self) -> None:
+        with WorkerPool(1, queue_seconds=0.05) as pool:
+            assert pool.most_waiting == 64
+            done = [pool.submit(time.sleep, 0.01) for _ in range(60)]
+            for one in done:
+                one.result()
+            assert 2 <= pool.most_waiting < 20  # 100 calls a second, for 50 ms
+
+    def test_what_waited_too_long_knows_it(self) -> None:
+        with WorkerPool(1, queue_seconds=0.01) as pool:
+            hold = threading.Event()
+            pool.submit(hold.wait)
+            late = pool.submit(lambda: pool.overdue)
+            time.sleep(0.1)
+            assert not pool.overdue  # this thread is none of the pool's
+            hold.set()
+            assert late.result() is True
+            assert pool.submit(lambda: pool.overdue).result() is False
+
+    def test_it_is_full_when_enough_wait(self) -> None:
+        with WorkerPool(1, queue_seconds=0.25) as pool:
+            hold = threading.Event()
+            waiting = [pool.submit(hold.wait) for _ in range(80)]
+            assert pool.full
+            assert 0.05 <= pool.retry_seconds <= 5
+            hold.set()
+            for one in waiting:
+                one.result()
+            assert not pool.full
+
+
+class TestAudit:
+    RECORD = AuditRecord(
+        caller="ranker", purpose="ranking", method="S/M", resources=("v",), rows=3, rule="R", code="OK", seconds=0.0012
+    )
+
+    def test_every_record_is_a_line_and_none_is_lost(self, tmp_path: Path) -> None:
+        path = tmp_path / "log" / "audit.jsonl"
+        log = AuditLog(path)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(log.write, [self.RECORD] * 2_000))
+        log.close()
+        log.close()
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(lines) == 2_000
+        assert lines[0] == {**lines[0], "caller": "ranker", "rows": 3, "code": "OK", "milliseconds": 1.2}
+        assert path.stat().st_mode & 0o077 == 0
+
+    def test_a_file_that_cannot_be_written_is_told(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ConfigError, match="audit log cannot be written"):
+            AuditLog(tmp_path / "file" / "audit.jsonl")
+
+
+def test_json_lines_tell_an_exceptions_kind_only() -> None:
+    try:
+        raise ValueError("secret-id")
+    except ValueError:
+        record = logging.getLogger("x").makeRecord("x", 40, "f", 1, "it %s", ("failed",), __import__("sys").exc_info())
+    line = json.loads(JsonLines().format(record))
+    assert line["message"] == "it failed"
+    assert line["exception"] == "ValueError"
+    assert "secret-id" not in json.dumps(line)
+
+
+def test_traces_reach_a_collector() -> None:
+    """A real OTLP collector's socket, a real server behind the interceptor."""
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+
+    taken: list[Any] = []
+
+    def export(data: bytes, _context: grpc.ServicerContext) -> bytes:
+        taken.append(trace_service_pb2.ExportTraceServiceRequest.FromString(data))
+        return b""
+
+    def handlers(service: str, method: str, behavior: Any) -> Any:
+        return grpc.method_handlers_generic_handler(service, {method: grpc.unary_unary_rpc_method_handler(behavior)})
+
+    collector, served = grpc.server(ThreadPoolExecutor(2)), None
+    collector.add_generic_rpc_handlers(
+        (handlers("opentelemetry.proto.collector.trace.v1.TraceService", "Export", export),)
+    )
+    port = collector.add_insecure_port("127.0.0.1:0")
+    collector.start()
+    interceptor, close = start_traces(f"http://127.0.0.1:{port}", 1.0)
+    try:
+        served = grpc.server(ThreadPoolExecutor(2), interceptors=[interceptor])
+        served.add_generic_rpc_handlers((handlers("a.Service", "Call", lambda data, _context: data),))
+        own = served.add_insecure_port("127.0.0.1:0")
+        served.start()
+        with grpc.insecure_channel(f"127.0.0.1:{own}") as channel:
+            assert channel.unary_unary("/a.Service/Call")(b"secret-id", timeout=10) == b"secret-id"
+    finally:
+        if served is not None:
+            served.stop(1).wait()
+        close()
+        collector.stop(1).wait()
+    spans = [
+        span
+        for message in taken
+        for resource in message.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    assert [span.name for span in spans] == ["/a.Service/Call"] or "Call" in spans[0].name
+    assert "secret-id" not in str(taken)
