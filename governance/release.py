@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA = "hedgerow.release/1"
+SCHEMA = "hedgerow.release/2"
 _RELEASE_ID = re.compile(r"[a-z][a-z0-9_]*/v[1-9][0-9]*/[A-Za-z0-9][A-Za-z0-9_-]*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]+)?(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
@@ -74,10 +74,13 @@ class Column:
     Attributes:
         name: its name in the parquet files.
         type: `int64`, `float64`, `string`, `date` or `vector<float32>[d]`.
-        role: `key` (public or selected), `feature`, `vector` or `label` (public text beside a vector).
+        role: `key` (public or selected), `feature`, `uncertainty` (the half-width of a feature, row by row), `vector` or
+            `label` (public text beside a vector).
         description: what it means, with its unit.
         noise_stddev: standard deviation of the noise in the column's own units; None where it has none or where it
             depends on the row (a mean).
+        half_width: half-width, in the column's own units, of an interval around the value that holds what it was before
+            noise in 95 % of releases; None as above (a column of the role `uncertainty` then tells it row by row).
     """
 
     name: str
@@ -85,6 +88,7 @@ class Column:
     role: str
     description: str
     noise_stddev: float | None = None
+    half_width: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,12 +123,13 @@ class Guarantee:
     Attributes:
         variant: `"zCDP"`, `"pure DP"` or `"public inputs"` (no personal data was read).
         unit: `PrivacyUnit.label`, empty for public inputs.
-        relation: the neighboring relation, e.g. `"add_remove_one"`.
+        relation: the neighboring relation: `"add_remove_one"` or `"replace_one"`.
         protects: one sentence for a person.
-        bounds: contribution bounds in words and numbers (`max_partitions`, `max_rows_per_partition`).
+        bounds: contribution bounds in words and numbers: `kind` `keep_random` with `max_partitions` and
+            `max_rows_per_partition`, or `clip_norm` with `l2` and `max_partitions`.
         measurements: every noisy sum behind the release.
         selection: `public` or `private` partitions.
-        threshold: smallest noisy unit count that is released; None for public partitions.
+        threshold: smallest noisy unit count (or weight, in its grid steps) that is released; None for public partitions.
         selection_delta: delta spent on selection, exact decimal text.
         sampler_delta: delta spent on the sampler's distance from the ideal distribution, exact decimal text.
         rho: total, exact decimal text.

@@ -5,8 +5,12 @@ Reading guide
     compiled       definitions as canonical JSON
     project        the definitions of a project folder
     measurements   the noisy sums behind a signal, and their sensitivities
+    recipes        which sums a signal needs, and the columns that are released of them
+    accounting     what noise proves in (epsilon, delta), tightly
     calibration    from a budget to noise scales, threshold and loss
     plan           what a release would cost, before anything is read
+    curves, bounding_choice   what `plan` draws and advises
+    parents        signals that read what others released
     windows        which spans of time to release
     noise/         the one place where randomness comes from
     engine/        Spark: read, check, bound, aggregate, add noise, select
@@ -19,16 +23,22 @@ The definitions are importable from here; nothing on this page imports Spark.
 
 from pipelines.definitions import (
     ZCDP,
+    AdaptiveWeights,
     ApproxDP,
+    ClipNorm,
+    ConsistentWith,
     ContentEmbedding,
+    ContributionProfile,
     Count,
     CountDistinct,
     Entity,
     EventSource,
+    Histogram,
     Interval,
     KeepRandom,
     Mean,
     Metric,
+    NonNegative,
     PrivacyUnit,
     PrivateSelection,
     PublicColumn,
@@ -37,24 +47,39 @@ from pipelines.definitions import (
     PublicTable,
     PureDP,
     Purpose,
+    Quantiles,
+    Relation,
+    ReleasedColumn,
+    ShrinkTo,
     Signal,
     Sum,
+    TopK,
+    UnitCount,
     UnitKind,
+    Variance,
+    VectorSum,
+    WeightedUnits,
     Window,
 )
 
 __all__ = [
     "ZCDP",
+    "AdaptiveWeights",
     "ApproxDP",
+    "ClipNorm",
+    "ConsistentWith",
     "ContentEmbedding",
+    "ContributionProfile",
     "Count",
     "CountDistinct",
     "Entity",
     "EventSource",
+    "Histogram",
     "Interval",
     "KeepRandom",
     "Mean",
     "Metric",
+    "NonNegative",
     "PrivacyUnit",
     "PrivateSelection",
     "PublicColumn",
@@ -63,8 +88,17 @@ __all__ = [
     "PublicTable",
     "PureDP",
     "Purpose",
+    "Quantiles",
+    "Relation",
+    "ReleasedColumn",
+    "ShrinkTo",
     "Signal",
     "Sum",
+    "TopK",
+    "UnitCount",
     "UnitKind",
+    "Variance",
+    "VectorSum",
+    "WeightedUnits",
     "Window",
 ]

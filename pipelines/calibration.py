@@ -1,20 +1,32 @@
 """From a budget to noise: the scales, the selection threshold and the loss that the ledger is charged.
 
-Noise. A measurement with Euclidean sensitivity `L2` and discrete Gaussian noise of `sigma` on every partition is
+Noise. A measurement with Euclidean sensitivity `L2` and discrete Gaussian noise of `sigma` on every coordinate is
 `L2^2 / (2 sigma^2)`-zCDP (Canonne, Kamath, Steinke 2020, Theorem 4 for one integer, and composition over coordinates
-because it holds for every integer shift). The budget is split evenly over a signal's measurements, so `sigma = L2 /
-sqrt(2 rho_i)`. With discrete Laplace noise of scale `L1 / epsilon_i` it is epsilon_i-DP, hence `epsilon_i^2 / 2`-zCDP
-(Bun and Steinke 2016, Proposition 3.3).
+because it holds for every integer shift). With discrete Laplace noise of scale `L1 / epsilon_i` it is epsilon_i-DP,
+hence `epsilon_i^2 / 2`-zCDP (Bun and Steinke 2016, Proposition 3.3).
 
-Selection. A key is released if its noisy unit count reaches `threshold`. Let D' be D plus one unit. Keys that only D'
-has are at most L0, and each has exactly one unit. With `p = P[1 + noise >= threshold]`, all of them stay hidden with
-probability `(1 - p)^L0 >= 1 - delta`; given that, the release on D' is post-processing of the same noisy sums over
-the keys of D, as it is on D. So the release is delta-approximate rho-zCDP (Wilson et al. 2020, section 4; the
-argument holds for every noise).
+Split. Measurement i gets the share `rho_i` of rho. An output's error is judged by its variance over the square of what
+one row of full size adds to it, times its weight; summed over outputs that is `sum_i a_i sigma_i^2 = sum_i a_i L2_i^2 /
+(2 rho_i)`, least for `rho_i` proportional to `sqrt(a_i) L2_i` (Cauchy and Schwarz). For Laplace noise the sum is `sum_i
+a_i 2 (L1_i / epsilon_i)^2`, least for `epsilon_i` proportional to `(a_i L1_i^2)^(1/3)`. Under `ClipNorm` the shares set
+each measurement's scale in the norm: `s_i = row_l2_i / sqrt(share_i)`, so that a row of full size has norm 1, and
+`sigma_i = s_i l2 / sqrt(2 rho)` (pipelines.measurements).
+
+Selection. A key is released if its noisy unit count (or weight) reaches `threshold`. Let D' be D plus one unit (or with
+one unit's rows replaced). Keys that only D' has are at most L0, and each has exactly one unit. If there are t of them,
+each has at most `w_t`: 1 for a count, `1 / sqrt(t)` for a weight, `min(1, s l2 / sqrt(t))` for a count under ClipNorm.
+With `p_t = P[w_t + noise >= threshold]`, all of them stay hidden with probability `(1 - p_t)^t >= 1 - delta`; given
+that, the release on D' is post-processing of the same noisy sums over the keys of D, as it is on D. So the release is
+delta-approximate rho-zCDP (Wilson et al. 2020, section 4; Gopi et al. 2020 for weights; the argument holds for every
+noise).
+
+Tight accounting. A budget in (epsilon, delta) is met by the discrete Gaussian's own bound, not by way of zCDP: the
+noise is the least for which `released_delta` (pipelines.accounting: lattice theorem, and no split of delta between
+noise and selection where its theorem holds) stays below delta. The ledger is charged the rho of that noise.
 
 Sampler. If every draw is within total variation distance t of the ideal, the release is within `K t` of the ideal one
-on D and on D', where K counts the draws that D and D' do not share: at most L0 for each measurement. Over all releases
-of an account these distances add up (hybrid argument), so an (epsilon, delta) guarantee of the account becomes
+on D and on D', where K counts the draws that D and D' do not share (`Measure.changed`). Over all releases of an account
+these distances add up (hybrid argument), so an (epsilon, delta) guarantee of the account becomes
 `(epsilon, delta + (1 + e^epsilon) sum of K t)`. `sampler_delta` is a release's part of that last term, at the larger of
 its own epsilon and the epsilon of its account's cap.
 """
@@ -22,18 +34,36 @@ its own epsilon and the epsilon of its account's cap.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal, localcontext
+from itertools import pairwise
 
 from governance.errors import DefinitionError
 from governance.privacy import PrivacyLoss, epsilon_of_rho, rho_of_epsilon
-from pipelines.definitions import ApproxDP, PrivateSelection, PureDP, Signal
-from pipelines.measurements import Measure, Recipe
+from pipelines.accounting import GaussianEvent, least_noise_factor, released_delta, released_epsilon
+from pipelines.definitions import (
+    ZCDP,
+    AdaptiveWeights,
+    ApproxDP,
+    ClipNorm,
+    KeepRandom,
+    PrivateSelection,
+    PureDP,
+    Relation,
+    Signal,
+    UnitCount,
+)
+from pipelines.measurements import WEIGHTS, Measure, MeasureKind
 from pipelines.noise import Distribution, discrete_gaussian, discrete_laplace, gaussian_tail_probability
+from pipelines.recipes import Output, Recipe
 
-__all__ = ["Calibration", "Mechanism", "calibrate", "selection_threshold"]
+__all__ = ["Calibration", "Mechanism", "calibrate", "selection_threshold", "shares_of"]
 
 _SAMPLER_SHARE = 0.001
+_FIRST_DELTA = 0.25  # the first round's part of the selection's delta
+_LATE_WEIGHT = 0.01  # a number for operators, which may be rough
+_TWO_SIDED_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +94,8 @@ class Calibration:
 
     Attributes:
         mechanisms: one for each measurement, in the recipe's order.
-        threshold: smallest noisy unit count that is released; None for public partitions.
+        threshold: smallest noisy unit count, or weight in its grid steps, that is released; None for public partitions.
+        first_threshold: the same for a first round of selection; None: there is only one.
         selection_delta: delta of the selection.
         sampler_delta: delta of the sampler's distance.
         loss: what the ledger is charged.
@@ -74,6 +105,7 @@ class Calibration:
 
     mechanisms: tuple[Mechanism, ...]
     threshold: int | None
+    first_threshold: int | None
     selection_delta: Decimal
     sampler_delta: Decimal
     loss: PrivacyLoss
@@ -84,6 +116,24 @@ class Calibration:
     def pure(self) -> bool:
         """Whether all noise is discrete Laplace: pure differential privacy, the sampler's distance aside."""
         return all(mechanism.name == "discrete Laplace" for mechanism in self.mechanisms)
+
+    def stddev(self, output: Output) -> float:
+        """Standard deviation of a linear output's noise; for the others, of the linear part that judges them."""
+        parts = (t.coefficient * self.mechanism(t.measure).distribution.stddev for t in output.terms)
+        return math.hypot(*parts)
+
+    def half_width(self, output: Output) -> float:
+        """Half-width of the interval around a linear output that holds the value without noise in 95 % of releases."""
+        names = {term.measure for term in output.terms}
+        if len(names) == 1 and self.mechanism(output.measure).name == "discrete Laplace":
+            return self.stddev(output) / math.sqrt(2) * -math.log(0.05)
+        return _TWO_SIDED_95 * self.stddev(output)
+
+    @property
+    def summed(self) -> tuple[Mechanism, ...]:
+        """The mechanisms of what is summed for each partition, in order; not a first round, nor late units."""
+        beside = (MeasureKind.LATE, MeasureKind.FIRST_WEIGHT)
+        return tuple(m for m in self.mechanisms if m.measure.kind not in beside)
 
     def mechanism(self, measurement: str) -> Mechanism:
         """The mechanism of a measurement."""
@@ -103,89 +153,234 @@ def calibrate(signal: Signal, recipe: Recipe, reporting_delta: float, composed_e
         DefinitionError: the noise would be too large for exact 64-bit sums, or delta is used up.
     """
     _check_no_overflow(signal, recipe)
-    budget, shares = signal.budget_per_release, len(recipe.measures)
+    budget = signal.budget_per_release
     selection = signal.partitions.delta if isinstance(signal.partitions, PrivateSelection) else 0.0
     epsilon_delta = budget.delta if isinstance(budget, ApproxDP) else reporting_delta
-    left = epsilon_delta - selection
-    if left <= 0:
+    # One part in a thousand of delta is kept for the sampler, which needs far less.
+    left = epsilon_delta * (1 - _SAMPLER_SHARE)
+    if selection >= left:
         raise DefinitionError(
             signal.identity,
-            f"partitions: delta {selection:g} is not below the reporting delta {epsilon_delta:g}; make it smaller",
+            f"partitions: delta {selection:g} is not below the reporting delta {epsilon_delta:g}, of which a "
+            "thousandth is kept for the sampler; make it smaller",
         )
-    # One part in a thousand of delta is kept for the sampler, which needs far less.
-    left *= 1 - _SAMPLER_SHARE
+    shares = shares_of(signal, recipe)
+    epsilon: float
     if isinstance(budget, PureDP):
-        mechanisms = tuple(_laplace(signal, measure, budget.epsilon / shares) for measure in recipe.measures)
+        mechanisms = tuple(_laplace(signal, m, budget.epsilon * shares[m.name]) for m in recipe.measures)
         with localcontext(rounding=ROUND_CEILING):
-            rho = Decimal(str(budget.epsilon)) ** 2 / (2 * shares)
+            parts = (Decimal(repr(mechanism.rho)) for mechanism in mechanisms)
+            rho = min(sum(parts, Decimal(0)) * (1 + Decimal("1e-12")), Decimal(str(budget.epsilon)) ** 2 / 2)
+        epsilon = budget.epsilon
     else:
-        rho = Decimal(repr(rho_of_epsilon(budget.epsilon, left) if isinstance(budget, ApproxDP) else budget.rho))
-        mechanisms = tuple(_gaussian(signal, measure, float(rho) / shares) for measure in recipe.measures)
+        exact = budget.rho if isinstance(budget, ZCDP) else _rho_of(signal, recipe, shares, budget.epsilon, left)
+        rho = Decimal(repr(exact))
+        mechanisms = _gaussians(signal, recipe, exact, shares)
+        epsilon = _released_epsilon(signal, recipe, mechanisms, left)
 
-    epsilon = budget.epsilon if isinstance(budget, PureDP) else epsilon_of_rho(float(rho), left)
-    distance = sum(mechanism.measure.l0 * mechanism.distribution.distance for mechanism in mechanisms)
-    sampler_delta = _power_of_ten_above((1 + math.exp(min(max(epsilon, composed_epsilon), 300))) * distance)
-    if sampler_delta > _SAMPLER_SHARE * left:
+    distance = sum(mechanism.measure.changed * mechanism.distribution.distance for mechanism in mechanisms)
+    # An account's own conversion is looser than a single release's, so both count here.
+    widest = max(epsilon, composed_epsilon, epsilon_of_rho(float(rho), left - selection))
+    sampler_delta = _power_of_ten_above((1 + math.exp(min(widest, 300))) * distance)
+    if sampler_delta > _SAMPLER_SHARE * epsilon_delta:
         raise DefinitionError(
             signal.identity,
             f"budget_per_release: at epsilon {epsilon:.3g} the sampler's distance from the ideal noise would weigh "
-            f"{sampler_delta:.0e} in delta, allowed: {_SAMPLER_SHARE * left:.0e}; lower the budget",
+            f"{sampler_delta:.0e} in delta, allowed: {_SAMPLER_SHARE * epsilon_delta:.0e}; lower the budget",
         )
     selection_delta = Decimal(str(selection))
     loss = PrivacyLoss(rho, selection_delta) + PrivacyLoss(Decimal(0), sampler_delta)
-    threshold = None
+    threshold = first_threshold = None
     if recipe.units is not None:
         units = next(mechanism for mechanism in mechanisms if mechanism.measure.name == recipe.units)
+        most = units.measure.bounds.max_partitions or 1
         try:
-            threshold = selection_threshold(units.distribution, units.measure.l0, selection)
+            if recipe.first is None:
+                threshold = selection_threshold(units.distribution, most, selection, _weights(units.measure))
+            else:
+                # The second round may put a unit's whole weight on any of its keys.
+                one = round(1 / units.measure.grid_step)
+                first = next(mechanism for mechanism in mechanisms if mechanism.measure.name == recipe.first)
+                early = selection * _FIRST_DELTA
+                first_threshold = selection_threshold(first.distribution, most, early, _weights(first.measure))
+                threshold = selection_threshold(units.distribution, most, selection - early, lambda _: one)
         except ValueError as error:
             raise DefinitionError(signal.identity, f"partitions: {error}; make it larger") from None
     return Calibration(
         mechanisms=mechanisms,
         threshold=threshold,
+        first_threshold=first_threshold,
         selection_delta=selection_delta,
         sampler_delta=sampler_delta,
         loss=loss,
-        epsilon=epsilon if isinstance(budget, PureDP) else loss.epsilon(epsilon_delta),
+        epsilon=epsilon,
         epsilon_delta=epsilon_delta,
     )
 
 
-def selection_threshold(noise: Distribution, l0: int, delta: float) -> int:
-    """Smallest integer t with `1 - (1 - P[1 + noise >= t])^l0 <= delta`.
+def _gaussians(signal: Signal, recipe: Recipe, rho: float, shares: Mapping[str, float]) -> tuple[Mechanism, ...]:
+    joint = sum(shares[m.name] for m in recipe.measures if _is_clipped(m, signal))
+    return tuple(
+        _gaussian(signal, m, rho, shares[m.name], joint if _is_clipped(m, signal) else 0.0) for m in recipe.measures
+    )
+
+
+def _events(signal: Signal, mechanisms: tuple[Mechanism, ...]) -> tuple[GaussianEvent, ...]:
+    """The mechanisms as accountants know them; those clipped together are one."""
+    clipped = [m for m in mechanisms if _is_clipped(m.measure, signal)]
+    events = [
+        GaussianEvent(l2=m.measure.l2, sigma=m.distribution.scale, coordinates=m.measure.changed)
+        for m in mechanisms
+        if m not in clipped
+    ]
+    if clipped:
+        rho = max((m.measure.l2 / m.distribution.scale) ** 2 / 2 for m in clipped)
+        smallest = min(m.distribution.scale for m in clipped)
+        coordinates = min(2**40, sum(m.measure.changed for m in clipped))
+        events.append(GaussianEvent.jointly(rho=rho, smallest_sigma=smallest, coordinates=coordinates))
+    return tuple(events)
+
+
+def _equal_keys(signal: Signal, recipe: Recipe) -> bool:
+    """Whether each of a unit's t keys adds at most the t-th part of its whole squared shift (accounting.selection)."""
+    by = signal.partitions.by if isinstance(signal.partitions, PrivateSelection) else None
+    one_more = signal.privacy_unit.relation is Relation.ADD_REMOVE_ONE
+    return one_more and isinstance(signal.bounds, KeepRandom) and isinstance(by, UnitCount) and recipe.late is None
+
+
+def _released_epsilon(signal: Signal, recipe: Recipe, mechanisms: tuple[Mechanism, ...], delta: float) -> float:
+    """The smallest epsilon that is proved for one release at `delta`, selection included."""
+    selection = signal.partitions.delta if isinstance(signal.partitions, PrivateSelection) else 0.0
+    events = _events(signal, mechanisms)
+    return released_epsilon(events, delta, selection, equal_keys=_equal_keys(signal, recipe))
+
+
+def _rho_of(signal: Signal, recipe: Recipe, shares: Mapping[str, float], epsilon: float, delta: float) -> float:
+    """The most rho whose release is (epsilon, delta)-DP, selection included, by the tight bound."""
+    selection = signal.partitions.delta if isinstance(signal.partitions, PrivateSelection) else 0.0
+    start = rho_of_epsilon(epsilon, delta - selection)
+    events = _events(signal, _gaussians(signal, recipe, start, shares))
+
+    def with_all_of(noise_delta: float) -> float:
+        return start / least_noise_factor(events, epsilon, noise_delta) ** 2 * (1 - 1e-9)
+
+    if selection and _equal_keys(signal, recipe):
+        # Noise and threshold may each take the whole delta, if the theorem's condition holds: which is looked for.
+        rho = with_all_of(delta)
+        scaled = _events(signal, _gaussians(signal, recipe, rho, shares))
+        if released_delta(scaled, epsilon, selection, equal_keys=True) <= delta:
+            return rho
+    return with_all_of(delta - selection)
+
+
+def shares_of(signal: Signal, recipe: Recipe) -> Mapping[str, float]:
+    """Each measurement's share of the budget, by the least weighted error of the outputs; the shares add up to 1.
+
+    The budget is rho, or epsilon for pure DP.
+    """
+    influence = dict.fromkeys((measure.name for measure in recipe.measures), 0.0)
+    columns = [output.aggregate for output in recipe.outputs]
+    for output in recipe.outputs:
+        weight = signal.weights.get(output.aggregate, 1.0) / columns.count(output.aggregate)
+        for term in output.terms:
+            influence[term.measure] += weight * (term.coefficient / output.scale) ** 2
+    if recipe.units is not None:
+        deciding = recipe.measure(recipe.units)
+        # A unit that fills its bounds adds 1 to a count, but only the root of its share to a weight.
+        fewest = 1 if deciding.kind not in WEIGHTS else signal.bounds.max_partitions or 1
+        influence[recipe.units] += deciding.grid_step**2 * fewest
+    if recipe.first is not None and recipe.units is not None and isinstance(signal.partitions, PrivateSelection):
+        by = signal.partitions.by
+        odds = by.first / (1 - by.first) if isinstance(by, AdaptiveWeights) else 0.0
+        influence[recipe.first] += influence[recipe.units] * odds**2
+    if recipe.late is not None:
+        influence[recipe.late] += _LATE_WEIGHT
+    pure = isinstance(signal.budget_per_release, PureDP)
+    parts = {}
+    for measure in recipe.measures:
+        if pure:
+            parts[measure.name] = (influence[measure.name] * float(measure.l1) ** 2) ** (1 / 3)
+        else:
+            moved = measure.row_l2 if _is_clipped(measure, signal) else measure.l2
+            parts[measure.name] = math.sqrt(influence[measure.name]) * moved
+    total = sum(parts.values())
+    return {name: part / total for name, part in parts.items()}
+
+
+def selection_threshold(
+    noise: Distribution, most: int, delta: float, weight: Callable[[int], int] = lambda _: 1
+) -> int:
+    """Smallest integer T, up to a grid of t, with `1 - (1 - P[weight(t) + noise >= T])^t <= delta` for t up to `most`.
 
     Args:
-        noise: of the unit count, whose sensitivity per partition is 1.
-        l0: most keys that one unit can add.
+        noise: of the unit count or weight.
+        most: most keys that one unit can add.
         delta: allowed probability that any of them shows.
+        weight: most that a unit adds to each key, if it adds t; not increasing in t.
 
     Raises:
         ValueError: the sampler's distance from the ideal alone could use up delta.
     """
-    allowed = -math.expm1(math.log1p(-delta) / l0)
-    if allowed < 4 * noise.distance:
-        raise ValueError(f"delta {delta:g} is below what the sampler resolves ({4 * l0 * noise.distance:.0e})")
+    # Between two points of the grid the weight is at most that of the lower one and the keys at most the upper one.
+    edges = [1]
+    while edges[-1] < most:
+        edges.append(min(most, max(edges[-1] + 1, int(edges[-1] * 1.02))))
+    # A constant weight is worst for the most keys.
+    cells = [(weight(1), most)]
+    if weight(1) != weight(most):
+        cells = [(weight(1), 1), *((weight(a + 1), b) for a, b in pairwise(edges))]
+    allowed = [-math.expm1(math.log1p(-delta) / keys) for _, keys in cells]
+    if min(allowed) < 4 * noise.distance:
+        raise ValueError(f"delta {delta:g} is below what the sampler resolves ({4 * most * noise.distance:.0e})")
+
+    def hidden(threshold: int) -> bool:
+        return all(
+            gaussian_tail_probability(noise, threshold - each) <= limit
+            for (each, _), limit in zip(cells, allowed, strict=True)
+        )
+
     low, high = 1, 2
-    while gaussian_tail_probability(noise, high - 1) > allowed:
+    while not hidden(high):
         low, high = high, high * 2
     while high - low > 1:
         middle = (low + high) // 2
-        if gaussian_tail_probability(noise, middle - 1) > allowed:
-            low = middle
-        else:
-            high = middle
+        low, high = (low, middle) if hidden(middle) else (middle, high)
     return high
 
 
-def _gaussian(signal: Signal, measure: Measure, rho: float) -> Mechanism:
-    sigma = measure.l2 / math.sqrt(2 * rho) * (1 + 1e-12)
+def _weights(measure: Measure) -> Callable[[int], int]:
+    """Most that a unit adds to each of t keys, in grid steps, as the threshold needs it."""
+    one = round(1 / measure.grid_step)
+    if measure.kind in WEIGHTS:
+        return lambda keys: int(one / math.sqrt(keys)) + 1
+    if measure.clipped and isinstance(measure.bounds, ClipNorm):
+        norm = measure.clip_scale * measure.bounds.l2
+        return lambda keys: min(one, int(norm / math.sqrt(keys)) + 1)
+    return lambda _: one
+
+
+def _is_clipped(measure: Measure, signal: Signal) -> bool:
+    beside = (*WEIGHTS, MeasureKind.LATE)
+    return isinstance(signal.bounds, ClipNorm) and measure.kind not in beside
+
+
+def _gaussian(signal: Signal, measure: Measure, rho: float, share: float, clipped: float) -> Mechanism:
+    """Discrete Gaussian noise; `clipped` is the share of everything clipped together with this one, or 0."""
+    if clipped:
+        # One vector of all clipped measurements, whose norm is bounded jointly: they share one part of rho.
+        measure = replace(measure, clip_scale=measure.row_l2 * math.sqrt(clipped / share))
+        sigma = measure.l2 / math.sqrt(2 * rho * clipped)
+    else:
+        sigma = measure.l2 / math.sqrt(2 * rho * share)
+    sigma *= 1 + 1e-12
     if sigma > 2**40:
         raise DefinitionError(
             signal.identity,
             f"{measure.name}: noise of {sigma:.3g} grid steps is too large; raise budget_per_release or lower the "
             "bounds",
         )
-    return Mechanism(measure=measure, name="discrete Gaussian", distribution=discrete_gaussian(sigma), rho=rho)
+    distribution = discrete_gaussian(sigma)
+    return Mechanism(measure=measure, name="discrete Gaussian", distribution=distribution, rho=rho * share)
 
 
 def _laplace(signal: Signal, measure: Measure, epsilon: float) -> Mechanism:
@@ -207,6 +402,8 @@ def _power_of_ten_above(value: float) -> Decimal:
 
 def _check_no_overflow(signal: Signal, recipe: Recipe) -> None:
     """Refuses bounds under which a 64-bit sum over 2^32 units could overflow.
+
+    Under `ClipNorm` a unit's part is bounded by the clip, which the noise limit keeps far below.
 
     Raises:
         DefinitionError: the interval has too many steps for so many rows.

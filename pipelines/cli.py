@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from governance.errors import ConfigError
-from governance.ledger import Balance, Ledger
+from governance.ledger import Balance, open_ledger
 from governance.policy import load_policy
 from governance.privacy import PrivacyLoss
 from governance.settings import Account, Settings, load_settings
+from pipelines.bounding_choice import compare_bounds
 from pipelines.compiled import definition_sha256
-from pipelines.definitions import ContentEmbedding, KeepRandom, Signal
+from pipelines.curves import TYPICAL_GROUP, budget_curves, draw, group_curves
+from pipelines.definitions import Bounding, ClipNorm, ContentEmbedding, Signal
 from pipelines.plan import GROUP_SIZES, SignalPlan, plan_signal
 from pipelines.policy import decide_definition
 from pipelines.project import load_project
@@ -52,7 +55,7 @@ def plan(
     balances = balances_of(settings, tuple(one.account for one in plans))
     if as_json:
         document = {
-            "signals": [one.to_json(balances[one.account.name]) for one in plans],
+            "signals": [one.to_json(balances[one.account.name]) | explained(one) for one in plans],
             "embeddings": [
                 {
                     "name": one.name,
@@ -82,15 +85,30 @@ def plan(
     raise typer.Exit(1 if refusals else 0)
 
 
+def explained(one: SignalPlan) -> dict[str, object]:
+    """What `plan` draws and advises, as JSON."""
+    profile = one.signal.profile
+    return {
+        "curves": {
+            name: [{"column": curve.column, "points": curve.points} for curve in curves]
+            for name, curves in (("rho", budget_curves(one)), ("group_size", group_curves(one)))
+        },
+        "bounding": [
+            {"bounds": asdict(c.bounds), "bias": c.bias, "noise": c.noise, "error": c.error, "given": c.given}
+            for c in (compare_bounds(one, profile) if profile is not None else ())
+        ],
+    }
+
+
 def balances_of(settings: Settings, accounts: tuple[Account, ...]) -> dict[str, Balance]:
     """Each account's balance; a project that never ran has no ledger, and none is made by asking."""
     unused = {
         account.name: Balance(account=account.name, cap=account.cap, spent=PrivacyLoss.zero(), held=PrivacyLoss.zero())
         for account in accounts
     }
-    if not settings.ledger_path.is_file():
+    if settings.ledger.url is None and not settings.ledger_path.is_file():
         return unused
-    with Ledger(settings.ledger_path) as ledger:
+    with open_ledger(settings) as ledger:
         return {account.name: ledger.balance(account) for account in accounts}
 
 
@@ -127,14 +145,51 @@ def render_plan(one: SignalPlan, balance: Balance) -> Group:
         Padding(facts, (0, 0, 0, 2)),
         Padding(_measurement_table(one), (0, 0, 0, 2)),
         Padding(_error_table(one), (0, 0, 0, 2)),
+        *(Padding(part, (0, 0, 1, 2)) for part in _drawn(one)),
     )
 
 
-def _bounds_text(bounds: KeepRandom, signal: Signal) -> str:
+def _drawn(one: SignalPlan) -> list[Text | Table]:
+    """The curves, and how other bounds would do."""
+    unit = one.signal.privacy_unit.label
+    drawn: list[Text | Table] = []
+    over_budget = draw(budget_curves(one), "rho of a release")
+    if over_budget:
+        drawn.append(Text(f"Relative error over budget ({TYPICAL_GROUP:,} {unit}s)\n{over_budget}", style="dim"))
+        over_groups = draw(group_curves(one), f"{unit}s in the group")
+        drawn.append(Text(f"Relative error over group size\n{over_groups}", style="dim"))
+    profile = one.signal.profile
+    if profile is not None:
+        title = f"Bounds by expected error of a count of {TYPICAL_GROUP:,} ({profile.origin})"
+        table = Table(box=SIMPLE, pad_edge=False, title=title, title_justify="left", title_style="dim")
+        for heading in ("bounds", "lost", "noise", "error", ""):
+            table.add_column(heading, justify="left" if heading in ("bounds", "") else "right")
+        for place, choice in enumerate(compare_bounds(one, profile)):
+            said = " ".join(word for word, true in (("best", place == 0), ("given", choice.given)) if true)
+            table.add_row(
+                _short(choice.bounds), _percent(choice.bias), _percent(choice.noise), _percent(choice.error), said
+            )
+        drawn.append(table)
+    return drawn
+
+
+def _short(bounds: Bounding) -> str:
+    if isinstance(bounds, ClipNorm):
+        return f"ClipNorm(l2={bounds.l2:g})"
+    return f"KeepRandom({bounds.max_partitions} x {bounds.max_rows_per_partition})"
+
+
+def _bounds_text(bounds: Bounding, signal: Signal) -> str:
+    unit, keys = signal.privacy_unit.label, ", ".join(signal.entity.keys)
+    if isinstance(bounds, ClipNorm):
+        kept = "" if bounds.max_partitions is None else f"at most {bounds.max_partitions} ({keys}) of "
+        return (
+            f"{kept}all that each {unit} gives is scaled as one vector, to at most norm {bounds.l2:g} (1: a full row)"
+        )
     rows = bounds.max_rows_per_partition
     return (
-        f"each {signal.privacy_unit.label} counts in at most {bounds.max_partitions} "
-        f"({', '.join(signal.entity.keys)}), with at most {rows} row{'s' if rows > 1 else ''} in each, kept at random"
+        f"each {unit} counts in at most {bounds.max_partitions} ({keys}), with at most {rows} "
+        f"row{'s' if rows > 1 else ''} in each, kept at random"
     )
 
 
@@ -142,7 +197,7 @@ def _measurement_table(one: SignalPlan) -> Table:
     table = Table(box=SIMPLE, pad_edge=False, title="Noise", title_justify="left", title_style="dim")
     table.add_column("measurement", no_wrap=True)
     table.add_column("discrete", no_wrap=True)
-    for heading in ("noise stddev", "L0", "Linf", "L2", "rho"):
+    for heading in ("stddev", "L0", "Linf", "L2", "rho"):
         table.add_column(heading, justify="right", no_wrap=True)
     for mechanism in one.calibration.mechanisms:
         measure = mechanism.measure
@@ -223,7 +278,7 @@ def run(
         results = run_signals(
             settings, names=tuple(signals or ()), windows=choice, progress=StatusProgress(console, status)
         )
-    with Ledger(settings.ledger_path) as ledger:
+    with open_ledger(settings) as ledger:
         balances = ledger.balances()
     if as_json:
         typer.echo(json.dumps(_run_json(results, balances)))

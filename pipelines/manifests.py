@@ -9,10 +9,10 @@ from governance.canonical import decimal_text
 from governance.release import PUBLIC_SAMPLER, Column, Guarantee, Measurement, SignalReference
 from governance.settings import Settings
 from pipelines.compiled import compile_definition, definition_sha256
-from pipelines.definitions import Definition, Signal
-from pipelines.measurements import OutputKind
+from pipelines.definitions import ClipNorm, ConsistentWith, Definition, NonNegative, ShrinkTo, Signal
 from pipelines.noise import NoiseSource
-from pipelines.plan import SignalPlan, noise_stddev, unit_in_words
+from pipelines.plan import SignalPlan, unit_in_words
+from pipelines.recipes import UNCERTAIN, OutputKind, ReleasedColumnType, not_negative
 
 __all__ = ["code_versions", "guarantee_of", "public_guarantee", "released_columns", "signal_reference"]
 
@@ -41,38 +41,41 @@ def released_columns(plan: SignalPlan, types: dict[str, str]) -> tuple[Column, .
         Column(name=key, type=names[types[key]], role="key", description=f"{plan.signal.entity.name} key")
         for key in plan.signal.entity.keys
     )
-    features = tuple(
-        Column(
-            name=output.name,
-            type="int64" if output.kind is OutputKind.INTEGER else "float64",
-            role="feature",
-            description=output.description,
-            noise_stddev=noise_stddev(output, plan.calibration),
-        )
-        for output in plan.recipe.outputs
+    return (*keys, *(_column(column, plan, names.get(types[column.name], "")) for column in plan.recipe.columns))
+
+
+def _column(column: ReleasedColumnType, plan: SignalPlan, kind: str) -> Column:
+    output = column.output
+    if output is None:
+        of = column.name.removesuffix(UNCERTAIN)
+        return Column(name=column.name, type=kind, role="uncertainty", description=f"Half-width of {of}, at 95 %")
+    taken_over = {
+        name
+        for step in plan.signal.post_processing
+        if isinstance(step, ConsistentWith) and step.exactly
+        for name in step.columns
+    }
+    told = output.linear and output.name not in taken_over
+    return Column(
+        name=column.name,
+        type=kind or f"vector<float32>[{column.dimension}]",
+        role="feature",
+        description=output.description,
+        # What a step makes add up to a parent's value has the parent's noise too; least squares only lowers the noise.
+        noise_stddev=plan.calibration.stddev(output) if told else None,
+        half_width=plan.calibration.half_width(output) if told else None,
     )
-    return (*keys, *features)
 
 
 def guarantee_of(plan: SignalPlan, source: NoiseSource) -> Guarantee:
     """What the release promises, as planned, and with which noise source."""
     signal, calibration = plan.signal, plan.calibration
-    means = tuple(
-        f"{output.name} is a noisy sum over a noisy count, clamped to its interval"
-        for output in plan.recipe.outputs
-        if output.kind is OutputKind.MEAN
-    )
     return Guarantee(
         variant="pure DP" if calibration.pure else "zCDP",
         unit=signal.privacy_unit.label,
-        relation="add_remove_one",
+        relation=str(signal.privacy_unit.relation),
         protects=plan.protects,
-        bounds={
-            "kind": "keep_random",
-            "max_partitions": signal.bounds.max_partitions,
-            "max_rows_per_partition": signal.bounds.max_rows_per_partition,
-            "unit_is": unit_in_words(signal.privacy_unit),
-        },
+        bounds=_bounds(signal),
         measurements=tuple(
             Measurement(
                 name=mechanism.measure.name,
@@ -95,8 +98,49 @@ def guarantee_of(plan: SignalPlan, source: NoiseSource) -> Guarantee:
         epsilon=calibration.epsilon,
         epsilon_delta=calibration.epsilon_delta,
         sampler=source.label,
-        post_processing=means,
+        post_processing=_post_processing(plan),
     )
+
+
+def _bounds(signal: Signal) -> dict[str, object]:
+    bounds, unit_is = signal.bounds, unit_in_words(signal.privacy_unit)
+    if isinstance(bounds, ClipNorm):
+        limits: dict[str, object] = {"kind": "clip_norm", "l2": bounds.l2}
+        return limits | {"max_partitions": bounds.max_partitions, "unit_is": unit_is}
+    return {
+        "kind": "keep_random",
+        "max_partitions": bounds.max_partitions,
+        "max_rows_per_partition": bounds.max_rows_per_partition,
+        "unit_is": unit_is,
+    }
+
+
+_STEPS = {
+    OutputKind.MEAN: "a noisy sum over a noisy count, clamped to its interval",
+    OutputKind.VARIANCE: "from noisy sums and a noisy count, clamped to what its interval allows",
+    OutputKind.QUANTILE: "read off a noisy tree of counts made consistent by least squares",
+    OutputKind.TOP: "ranked by noisy counts",
+}
+
+
+def _post_processing(plan: SignalPlan) -> tuple[str, ...]:
+    """The free steps after the noise, in words."""
+    steps = [f"{output.name} is {_STEPS[output.kind]}" for output in plan.recipe.outputs if output.kind in _STEPS]
+    for step in plan.signal.post_processing:
+        match step:
+            case NonNegative(columns=columns):
+                steps.append(f"negative values of {', '.join(columns or not_negative(plan.recipe))} are raised to zero")
+            case ConsistentWith(signal=parent, version=version, columns=columns, exactly=exactly):
+                how = "made to add up to" if exactly else "moved by least squares towards"
+                steps.append(f"{', '.join(columns)} are {how} what {parent} v{version} released")
+            case ShrinkTo(signal=parent, version=version, columns=columns):
+                steps.append(f"{', '.join(columns)} are shrunk towards {parent} v{version} by their noise")
+    selecting = plan.recipe.units
+    if selecting is not None and any(term.measure == selecting for o in plan.recipe.outputs for term in o.terms):
+        steps.append(
+            "the draw that selects a key is also released: counts near the threshold are a little too high on average"
+        )
+    return tuple(steps)
 
 
 def code_versions() -> dict[str, str]:

@@ -15,10 +15,11 @@ from governance.privacy import PrivacyLoss
 from governance.settings import Account, Settings
 from pipelines.calibration import Calibration, calibrate
 from pipelines.compiled import definition_sha256
-from pipelines.definitions import PrivacyUnit, PublicPartitions, Signal, UnitKind, span_text
-from pipelines.measurements import Output, OutputKind, Recipe, recipe_of
+from pipelines.definitions import KeepRandom, PrivacyUnit, PublicPartitions, Relation, Signal, UnitKind, span_text
+from pipelines.measurements import WEIGHTS
+from pipelines.recipes import Output, OutputKind, Recipe, recipe_of
 
-__all__ = ["GROUP_SIZES", "ExpectedError", "SignalPlan", "plan_signal"]
+__all__ = ["GROUP_SIZES", "ExpectedError", "SignalPlan", "plan_signal", "relative_error"]
 
 GROUP_SIZES = (10, 100, 1_000, 10_000)
 _MEAN_ABSOLUTE = math.sqrt(2 / math.pi)
@@ -84,7 +85,7 @@ class SignalPlan:
             "version": self.signal.version,
             "definition_sha256": self.definition_sha256,
             "privacy_unit": self.signal.privacy_unit.label,
-            "relation": "add_remove_one",
+            "relation": str(self.signal.privacy_unit.relation),
             "protects": self.protects,
             "measurements": [
                 {
@@ -103,9 +104,10 @@ class SignalPlan:
             "aggregates": [
                 {
                     "name": output.name,
-                    "measurements": [name for name in (output.measure, output.count) if name],
+                    "measurements": list(output.measurements),
                     "mechanism": calibration.mechanism(output.measure).name,
-                    "noise_stddev": noise_stddev(output, calibration),
+                    "noise_stddev": calibration.stddev(output) if output.linear else None,
+                    "half_width": calibration.half_width(output) if output.linear else None,
                 }
                 for output in self.recipe.outputs
             ],
@@ -155,17 +157,12 @@ def plan_signal(signal: Signal, settings: Settings) -> SignalPlan:
         account=account,
         protects=protection(signal, calibration),
         errors=tuple(
-            ExpectedError(column=output.name, units=units, relative=_relative_error(output, calibration, units))
+            ExpectedError(column=output.name, units=units, relative=relative_error(output, calibration, units))
             for output in recipe.outputs
             for units in GROUP_SIZES
         ),
-        selected=_selected(recipe, calibration),
+        selected=_selected(signal, recipe, calibration),
     )
-
-
-def noise_stddev(output: Output, calibration: Calibration) -> float | None:
-    """Standard deviation of a column's noise in its own units; None for a mean, where it depends on the row."""
-    return None if output.kind is OutputKind.MEAN else calibration.mechanism(output.measure).noise_stddev
 
 
 def protection(signal: Signal, calibration: Calibration) -> str:
@@ -194,6 +191,10 @@ def unit_in_words(unit: PrivacyUnit) -> str:
 
 def _hidden(unit: PrivacyUnit) -> str:
     columns = " and ".join(unit.columns)
+    if unit.relation is Relation.REPLACE_ONE:
+        whose = "event" if unit.kind is UnitKind.EVENT else "person"
+        span = "" if unit.per is None else f" in any one {span_text(unit.per)}"
+        return f"Hides what the rows of any one {whose} ({columns}){span} say, whatever they are replaced by"
     if unit.kind is UnitKind.EVENT:
         return f"Hides any one event ({columns}), though not a person's activity as a whole"
     if unit.per is None:
@@ -203,28 +204,35 @@ def _hidden(unit: PrivacyUnit) -> str:
     return f"Hides everything any one person ({columns}) did in any one {span_text(unit.per)}"
 
 
-def _relative_error(output: Output, calibration: Calibration, units: int) -> float:
-    mechanism = calibration.mechanism(output.measure)
-    error = _MEAN_ABSOLUTE * mechanism.noise_stddev
-    interval = mechanism.measure.interval
-    if output.kind is OutputKind.INTEGER or interval is None:
-        return error / units
-    if output.kind is OutputKind.SCALED:
-        typical = max(abs(interval.lower), abs(interval.upper)) / 2
-        return error / (units * typical)
-    # A mean: the noisy centred sum over the count, and the count's own noise, which weighs by the mean's distance from
-    # the centre: a quarter of the width, for a mean halfway to a bound.
-    width = interval.upper - interval.lower
-    count = calibration.mechanism(output.count or "").noise_stddev
-    stddev = math.hypot(mechanism.noise_stddev, count * width / 4) / units
-    return min(1.0, _MEAN_ABSOLUTE * stddev / width)
+def relative_error(output: Output, calibration: Calibration, units: int, budget: float = 1.0) -> float:
+    """Expected absolute error over the true value, where each unit gives one row of middling size.
+
+    Args:
+        output: the column.
+        calibration: the noise.
+        units: privacy units in the group.
+        budget: how many times the planned rho.
+    """
+    error = _MEAN_ABSOLUTE * calibration.stddev(output) / units / math.sqrt(budget)
+    if output.kind in (OutputKind.MEAN, OutputKind.VARIANCE):
+        return min(1.0, error / output.scale)
+    if output.kind is OutputKind.QUANTILE:
+        return min(1.0, error)
+    # Of a sum, when values average the middle of the interval's magnitude; of a count, of its only value.
+    typical = output.scale / 2 if calibration.mechanism(output.measure).measure.interval is not None else output.scale
+    return error / typical
 
 
-def _selected(recipe: Recipe, calibration: Calibration) -> tuple[tuple[int, float], ...]:
+def _selected(signal: Signal, recipe: Recipe, calibration: Calibration) -> tuple[tuple[int, float], ...]:
     if recipe.units is None or calibration.threshold is None:
         return ()
-    stddev = calibration.mechanism(recipe.units).distribution.stddev
+    mechanism = calibration.mechanism(recipe.units)
+    stddev, step = mechanism.distribution.stddev, mechanism.measure.grid_step
+    # A unit of a weighted selection is taken to have as many keys as the bounds keep.
+    each = 1 / step
+    if mechanism.measure.kind in WEIGHTS and isinstance(signal.bounds, KeepRandom):
+        each /= math.sqrt(signal.bounds.max_partitions)
     return tuple(
-        (units, 0.5 * math.erfc((calibration.threshold - 0.5 - units) / (stddev * math.sqrt(2))))
+        (units, 0.5 * math.erfc((calibration.threshold - 0.5 - units * each) / (stddev * math.sqrt(2))))
         for units in GROUP_SIZES
     )

@@ -23,7 +23,7 @@ from uuid import uuid4
 from governance.canonical import sha256_file
 from governance.errors import EngineError
 from governance.files import exclusive_lock, remove_tree
-from governance.ledger import EntryKind, Ledger, Request
+from governance.ledger import EntryKind, Ledger, Request, open_ledger
 from governance.recovery import check_known, recover, release_lock_path, settle
 from governance.release import (
     DataFile,
@@ -39,6 +39,7 @@ from pipelines.engine.failures import no_data_in_errors
 from pipelines.engine.tables import Table, fingerprint_key
 from pipelines.manifests import code_versions, guarantee_of, released_columns, signal_reference
 from pipelines.noise import KeyedNoise, NoiseSource, ReleaseKey
+from pipelines.parents import parents_first, parents_of, released_domains
 from pipelines.plan import SignalPlan, plan_signal
 from pipelines.policy import enforce_run
 from pipelines.project import load_project
@@ -46,9 +47,8 @@ from pipelines.results import Outcome, Progress, Quiet, RunResult, Stage, check_
 from pipelines.windows import Newest, Span, WindowChoice, choose_windows
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
-
     from pipelines.engine.inputs import SignalInputs
+    from pipelines.engine.post_processing import Step
 
 __all__ = ["Outcome", "Progress", "RunResult", "Stage", "run"]
 
@@ -87,14 +87,14 @@ def run(
     chosen = load_project(settings).select(names)
     store = ReleaseStore(settings.releases_dir)
     results: list[RunResult] = []
-    with Ledger(settings.ledger_path, clock=clock) as ledger, ExitStack() as locks:
+    with open_ledger(settings, clock=clock) as ledger, ExitStack() as locks:
         recover(settings, ledger)
         check_known(settings, ledger)
         runner = _Runner(
             settings=settings, store=store, ledger=ledger, progress=progress or Quiet(), noise=noise, clock=clock
         )
         tasks: list[_Task] = []
-        for signal in (definition for definition in chosen if isinstance(definition, Signal)):
+        for signal in parents_first(tuple(d for d in chosen if isinstance(d, Signal))):
             plan = plan_signal(signal, settings)
             check_same_version(store, signal)
             for span in choose_windows(
@@ -131,7 +131,13 @@ class _Task:
     @property
     def request(self) -> Request:
         """What the ledger is asked to set aside."""
-        return Request(run_id=self.run_id, account=self.plan.account, subject=self.release_id, loss=self.plan.loss)
+        return Request(
+            run_id=self.run_id,
+            account=self.plan.account,
+            subject=self.release_id,
+            loss=self.plan.loss,
+            period=self.plan.account.period(self.span.start, self.span.end),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +145,7 @@ class _Checked:
     """A signal's input after the checks, shared by its windows."""
 
     inputs: SignalInputs
+    steps: tuple[Step, ...]
     quality: tuple[Mapping[str, Any], ...]
     fingerprints: tuple[InputFingerprint, ...]
 
@@ -161,13 +168,14 @@ class _Runner:
                 self.progress.stage(task.release_id, Stage.RESERVE)
             reserved = self.ledger.reserve_all(tuple(task.request for task in tasks))
             made = []
-            checked: dict[str, _Checked] = {}
+            checked: dict[tuple[str, tuple[str, ...]], _Checked] = {}
             for task, entry in zip(tasks, reserved, strict=True):
-                name = task.plan.signal.name
                 self.progress.stage(task.release_id, Stage.CHECK)
-                if name not in checked:
-                    checked[name] = self._check(task.plan)
-                manifest = self._release(task, entry, checked[name])
+                parents = parents_of(task.plan.signal, task.span, self.store)
+                of = task.plan.signal.name, tuple(parent.release_id for parent in parents.values())
+                if of not in checked:
+                    checked[of] = self._check(task.plan, parents)
+                manifest = self._release(task, entry, checked[of])
                 made.append(RunResult(release_id=task.release_id, outcome=Outcome.RELEASED, manifest=manifest))
             return made
         finally:
@@ -177,34 +185,55 @@ class _Runner:
                 if known.run_id in mine and known.state is EntryKind.RESERVE:
                     self.ledger.release(known.run_id, "the run stopped before any noise was drawn")
 
-    def _check(self, plan: SignalPlan) -> _Checked:
-        """Opens and checks a signal's input, once for all its windows."""
-        from pipelines.engine.inputs import check_footers, check_rows, open_inputs
-        from pipelines.engine.session import spark_session
+    def _check(self, plan: SignalPlan, parents: Mapping[str, Manifest]) -> _Checked:
+        """Opens a signal's input and checks its columns, types and footers, once for all its windows."""
+        from pipelines.engine.inputs import CHECKS, check_footers, open_inputs
+        from pipelines.engine.post_processing import Parent, steps_of
 
         signal = plan.signal
-        inputs = open_inputs(signal, plan.recipe, self.settings.root)
+        folders = {name: self.store.directory(manifest.release_id) for name, manifest in parents.items()}
+        domains = {key: folders[f"{d.signal}/v{d.version}"] for key, d in released_domains(signal).items()}
+        inputs = open_inputs(signal, plan.recipe, self.settings.root, domains)
         check_footers(signal, inputs)
-        spark = spark_session(self.settings.spark)
-        with no_data_in_errors(signal.identity):
-            checks = check_rows(signal, inputs, spark)
         return _Checked(
             inputs=inputs,
-            quality=tuple({"check": check, "passed": True} for check in checks),
-            fingerprints=_fingerprints(signal, inputs, fingerprint_key(self.settings.keys_dir / "fingerprint.key")),
+            steps=steps_of(
+                plan, {name: Parent(folder=folders[name], manifest=manifest) for name, manifest in parents.items()}
+            ),
+            quality=tuple({"check": check, "passed": True} for check in CHECKS),
+            fingerprints=_fingerprints(
+                signal, inputs, parents, fingerprint_key(self.settings.keys_dir / "fingerprint.key")
+            ),
         )
 
     def _release(self, task: _Task, reserve_entry: int, checked: _Checked) -> Manifest:
-        """Draws, writes, publishes and commits one window."""
-        source, released = self._released(task, checked.inputs)
-        columns = released_columns(task.plan, dict(released.dtypes))
+        """Bounds and sums, then draws, writes, publishes and commits one window."""
+        from pipelines.engine.kernel import Salts
+        from pipelines.engine.release import Engine
+        from pipelines.engine.session import spark_session
+
         staging = self.settings.staging_dir / task.run_id
-        self.progress.stage(task.release_id, Stage.DRAW)
-        draw_entry = self.ledger.draw(task.run_id)
+        key = ReleaseKey.fresh()
+        engine = Engine(
+            plan=task.plan,
+            inputs=checked.inputs,
+            steps=checked.steps,
+            span=task.span,
+            salts=Salts(rows=key.salt("rows"), partitions=key.salt("partitions")),
+            found=staging / "found",
+            scratch=staging / "scratch" if self.settings.spark.master.startswith("local") else None,
+        )
+        source = self.noise(key)
         try:
-            self.progress.stage(task.release_id, Stage.WRITE)
-            with no_data_in_errors(task.release_id):
+            with no_data_in_errors(task.release_id), engine.sums(spark_session(self.settings.spark)) as sums:
+                # Nothing noisy exists so far, and what the sums are nobody has seen: refusals up to here cost nothing.
+                self.progress.stage(task.release_id, Stage.DRAW)
+                draw_entry = self.ledger.draw(task.run_id)
+                self.progress.stage(task.release_id, Stage.WRITE)
+                released = sums.noisy(source, files=self.settings.spark.release_files)
                 released.write.parquet(str(staging / "spark"))
+                columns = released_columns(task.plan, dict(released.dtypes))
+                late = sums.late(source)
             files, rows = _tidy(staging)
             manifest = Manifest(
                 release_id=task.release_id,
@@ -222,7 +251,7 @@ class _Runner:
                     draw_entry=draw_entry,
                 ),
                 inputs=checked.fingerprints,
-                quality=checked.quality,
+                quality=(*checked.quality, *late),
                 code=code_versions(),
                 files=files,
             )
@@ -235,28 +264,10 @@ class _Runner:
         self.progress.stage(task.release_id, Stage.DONE)
         return manifest
 
-    def _released(self, task: _Task, inputs: SignalInputs) -> tuple[NoiseSource, DataFrame]:
-        """The noisy table, not yet computed, and where its noise comes from."""
-        from pipelines.engine.aggregate import sum_partitions
-        from pipelines.engine.bounding import Salts, bound
-        from pipelines.engine.inputs import read_events
-        from pipelines.engine.noisy import add_noise
-        from pipelines.engine.session import spark_session
 
-        plan, signal = task.plan, task.plan.signal
-        key = ReleaseKey.fresh()
-        source = self.noise(key)
-        spark = spark_session(self.settings.spark)
-        with no_data_in_errors(task.release_id):
-            events = read_events(signal, inputs, task.span, spark)
-            salts = Salts(rows=key.salt("rows"), partitions=key.salt("partitions"))
-            bounded = bound(events, signal, plan.recipe, inputs, salts)
-            sums = sum_partitions(bounded, signal, plan.recipe, inputs, spark)
-            files = self.settings.spark.release_files
-            return source, add_noise(sums, signal, plan.recipe, plan.calibration, source, files=files)
-
-
-def _fingerprints(signal: Signal, inputs: SignalInputs, key: bytes) -> tuple[InputFingerprint, ...]:
+def _fingerprints(
+    signal: Signal, inputs: SignalInputs, parents: Mapping[str, Manifest], key: bytes
+) -> tuple[InputFingerprint, ...]:
     def public(dataset: str, table: Table, columns: tuple[str, ...]) -> InputFingerprint:
         return InputFingerprint(
             dataset=dataset,
@@ -281,6 +292,17 @@ def _fingerprints(signal: Signal, inputs: SignalInputs, key: bytes) -> tuple[Inp
         for name, domain in signal.partitions.domains.items():
             if isinstance(domain, PublicColumn):
                 prints.append(public(domain.table.name, inputs.domains[name], (domain.column,)))
+    # A release is public, and its manifest names its files by their hashes.
+    prints.extend(
+        InputFingerprint(
+            dataset=manifest.signal.name,
+            table=manifest.release_id,
+            access="public",
+            fingerprint=f"sha256:{manifest.sha256}",
+            columns=(*manifest.keys, *(column.name for column in manifest.features)),
+        )
+        for manifest in parents.values()
+    )
     return tuple(prints)
 
 

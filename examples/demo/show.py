@@ -19,8 +19,8 @@ from examples.scaffold import command_name
 from governance.ledger import Balance
 from governance.privacy import PrivacyLoss
 from pipelines.definitions import ContentEmbedding, UnitKind
-from pipelines.measurements import OutputKind
 from pipelines.plan import SignalPlan
+from pipelines.recipes import OutputKind
 from pipelines.results import Outcome, RunResult
 
 __all__ = ["closing", "device_lists", "lists", "plan_table", "release_table", "trend_lines"]
@@ -54,7 +54,7 @@ def _noise(plan: SignalPlan) -> list[str]:
     """Each column's noise; a mean's depends on how many people are behind it."""
     lines = []
     for output in plan.recipe.outputs:
-        noise = plan.calibration.mechanism(output.measure).noise_stddev
+        noise = plan.calibration.stddev(output)
         mean = output.kind is OutputKind.MEAN
         lines.append(f"{output.name} ±{noise / 100:.2g}" if mean else f"{output.name} ±{noise:.3g}")
     return lines

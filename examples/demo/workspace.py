@@ -233,8 +233,8 @@ port = 7433
 def _caps(project: Path, dataset: Dataset, windows: int) -> tuple[Account, ...]:
     """Accounts whose rho pays for `windows` windows of every signal and half of another; of delta there is more."""
     from pipelines.calibration import calibrate
-    from pipelines.measurements import recipe_of
     from pipelines.project import load_project
+    from pipelines.recipes import recipe_of
 
     # The caps follow from the signals, which are read with accounts yet to come.
     (project / "hedgerow.toml").write_text(render_settings(dataset, ()), encoding="utf-8")

@@ -5,17 +5,47 @@ Nothing here reads data or starts Spark. An unlawful definition cannot be constr
 
 Reading guide
     sources      EventSource, PublicTable, PublicJoin, Entity, PrivacyUnit, Window
-    aggregates   Count, CountDistinct, Sum, Mean over an Interval
-    partitions   KeepRandom; PublicPartitions or PrivateSelection
+    aggregates   Count, CountDistinct, Sum, Mean, Variance, Histogram, Quantiles, TopK, VectorSum
+    partitions   KeepRandom or ClipNorm; PublicPartitions or PrivateSelection
+    post_processing  NonNegative, ConsistentWith, ShrinkTo
     budgets      ZCDP, ApproxDP, PureDP
     signals      Signal, which puts them together and checks that together they are lawful
     embeddings   ContentEmbedding, item vectors from public facts
 """
 
-from pipelines.definitions.aggregates import Aggregate, Count, CountDistinct, Interval, Mean, Sum
+from pipelines.definitions.aggregates import (
+    Aggregate,
+    Count,
+    CountDistinct,
+    Histogram,
+    Interval,
+    Mean,
+    Quantiles,
+    Sum,
+    TopK,
+    Variance,
+    VectorSum,
+    column_names,
+)
 from pipelines.definitions.budgets import ZCDP, ApproxDP, Budget, PureDP
 from pipelines.definitions.embeddings import ContentEmbedding, Metric
-from pipelines.definitions.partitions import KeepRandom, Partitions, PrivateSelection, PublicColumn, PublicPartitions
+from pipelines.definitions.partitions import (
+    AdaptiveWeights,
+    Bounding,
+    ClipNorm,
+    Domain,
+    KeepRandom,
+    Partitions,
+    PrivateSelection,
+    PublicColumn,
+    PublicPartitions,
+    ReleasedColumn,
+    SelectionScheme,
+    UnitCount,
+    WeightedUnits,
+)
+from pipelines.definitions.post_processing import ConsistentWith, NonNegative, PostProcessing, ShrinkTo
+from pipelines.definitions.profiles import ContributionProfile
 from pipelines.definitions.signals import Purpose, Signal
 from pipelines.definitions.sources import (
     Entity,
@@ -23,6 +53,7 @@ from pipelines.definitions.sources import (
     PrivacyUnit,
     PublicJoin,
     PublicTable,
+    Relation,
     UnitKind,
     Window,
     span_text,
@@ -32,20 +63,29 @@ Definition = Signal | ContentEmbedding
 
 __all__ = [
     "ZCDP",
+    "AdaptiveWeights",
     "Aggregate",
     "ApproxDP",
+    "Bounding",
     "Budget",
+    "ClipNorm",
+    "ConsistentWith",
     "ContentEmbedding",
+    "ContributionProfile",
     "Count",
     "CountDistinct",
     "Definition",
+    "Domain",
     "Entity",
     "EventSource",
+    "Histogram",
     "Interval",
     "KeepRandom",
     "Mean",
     "Metric",
+    "NonNegative",
     "Partitions",
+    "PostProcessing",
     "PrivacyUnit",
     "PrivateSelection",
     "PublicColumn",
@@ -54,9 +94,20 @@ __all__ = [
     "PublicTable",
     "PureDP",
     "Purpose",
+    "Quantiles",
+    "Relation",
+    "ReleasedColumn",
+    "SelectionScheme",
+    "ShrinkTo",
     "Signal",
     "Sum",
+    "TopK",
+    "UnitCount",
     "UnitKind",
+    "Variance",
+    "VectorSum",
+    "WeightedUnits",
     "Window",
+    "column_names",
     "span_text",
 ]

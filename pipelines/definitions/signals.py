@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
+from typing import get_args
 
 from governance.errors import DefinitionError
-from pipelines.definitions.aggregates import Aggregate
+from pipelines.definitions.aggregates import Aggregate, Count, CountDistinct, Histogram, Mean, Sum, column_names
 from pipelines.definitions.budgets import ZCDP, ApproxDP, Budget, PureDP
-from pipelines.definitions.checks import check_kind, check_name, check_span, check_texts, check_whole
-from pipelines.definitions.partitions import KeepRandom, Partitions, PrivateSelection, PublicPartitions
-from pipelines.definitions.sources import Entity, EventSource, PrivacyUnit, PublicJoin, UnitKind, Window
+from pipelines.definitions.checks import check_kind, check_name, check_number, check_span, check_texts, check_whole
+from pipelines.definitions.partitions import (
+    Bounding,
+    ClipNorm,
+    KeepRandom,
+    Partitions,
+    PrivateSelection,
+    PublicPartitions,
+)
+from pipelines.definitions.post_processing import ConsistentWith, NonNegative, PostProcessing, ShrinkTo
+from pipelines.definitions.profiles import ContributionProfile
+from pipelines.definitions.sources import Entity, EventSource, PrivacyUnit, PublicJoin, Relation, UnitKind, Window
 
 
 class Purpose(StrEnum):
@@ -46,6 +56,10 @@ class Signal:
         partitions: public keys, or private selection.
         budget_per_release: what one window costs.
         ttl: how long after its window's end a value may be served.
+        weights: aggregate → how much its squared error matters against the others'; those not named weigh 1. Each error
+            is measured against what one row can add, and the budget is split so that the weighted total is least.
+        post_processing: free steps after the noise, in order.
+        profile: how much units contribute, as far as that is public: `plan` weighs bounds by it.
     """
 
     name: str
@@ -58,11 +72,14 @@ class Signal:
     entity: Entity
     aggregates: Mapping[str, Aggregate]
     window: Window
-    bounds: KeepRandom
+    bounds: Bounding
     partitions: Partitions
     budget_per_release: Budget
     ttl: timedelta
     joins: tuple[PublicJoin, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    post_processing: tuple[PostProcessing, ...] = ()
+    profile: ContributionProfile | None = None
 
     def __post_init__(self) -> None:
         check_name("Signal", "name", self.name)
@@ -71,12 +88,16 @@ class Signal:
         for what, kinds in _SIGNAL_TYPES.items():
             check_kind(self.identity, what, getattr(self, what), *kinds)
         object.__setattr__(self, "joins", tuple(self.joins))
+        object.__setattr__(self, "post_processing", tuple(self.post_processing))
         object.__setattr__(self, "aggregates", MappingProxyType(dict(self.aggregates)))
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
         for join in self.joins:
             check_kind(self.identity, "joins", join, PublicJoin)
         self._check_aggregates()
         self._check_partitions()
         self._check_unit()
+        self._check_bounds()
+        self._check_post_processing()
         check_span(self.identity, "ttl", self.ttl, least=timedelta(minutes=1))
 
     @property
@@ -94,8 +115,13 @@ class Signal:
             if not isinstance(aggregate, Aggregate):
                 raise DefinitionError(
                     self.identity,
-                    f"aggregates: {name}: found {type(aggregate).__name__}, allowed: Count, CountDistinct, Sum, Mean",
+                    f"aggregates: {name}: found {type(aggregate).__name__}, allowed: "
+                    + ", ".join(kind.__name__ for kind in get_args(Aggregate)),
                 )
+        for name, weight in self.weights.items():
+            if name not in self.aggregates:
+                raise DefinitionError(self.identity, f"weights: found {name!r}, allowed: {', '.join(self.aggregates)}")
+            check_number(self.identity, f"weights: {name}", weight, above=0, most=1e6)
 
     def _check_partitions(self) -> None:
         if isinstance(self.partitions, PublicPartitions):
@@ -135,14 +161,51 @@ class Signal:
             raise DefinitionError(
                 self.identity, f"privacy_unit: {person!r} identifies a person, not an event; leave kind out"
             )
-        if person in self.entity.keys and (whole_person or not isinstance(self.partitions, PublicPartitions)):
+        local = unit.relation is Relation.REPLACE_ONE
+        if person in self.entity.keys and (
+            (whole_person and not local) or not isinstance(self.partitions, PublicPartitions)
+        ):
             raise DefinitionError(
                 self.identity,
                 f"a row for each {person!r} cannot be released while the whole person is the privacy unit or the "
                 "keys are private; lawful are: (a) one event or one user-day as the unit, over a public list of users, "
                 "so that absent users get noise too; (b) a local randomizer per user, whose row protects the whole "
-                "user; (c) compute it on the device (hedgerow device)",
+                "user: the unit with relation=Relation.REPLACE_ONE, over a public list of users; (c) compute it on the "
+                "device (hedgerow device)",
             )
+
+    def _check_bounds(self) -> None:
+        if isinstance(self.bounds, KeepRandom):
+            return
+        if isinstance(self.budget_per_release, PureDP):
+            raise DefinitionError(
+                self.identity,
+                "bounds: ClipNorm bounds the Euclidean norm, and PureDP needs the sum of absolute changes; "
+                "use KeepRandom, or ZCDP",
+            )
+        if isinstance(self.partitions, PrivateSelection) and self.bounds.max_partitions is None:
+            raise DefinitionError(
+                self.identity,
+                "bounds: with private selection ClipNorm needs max_partitions, for a unit could else bring any number "
+                "of new keys; give it, or use public keys",
+            )
+
+    def _check_post_processing(self) -> None:
+        kinds = {
+            NonNegative: (Count, CountDistinct, Sum, Histogram),
+            ConsistentWith: (Count, CountDistinct, Sum, Histogram),
+            ShrinkTo: (Mean,),
+        }
+        owners = {column: a for name, a in self.aggregates.items() for column in column_names(name, a)}
+        for step in self.post_processing:
+            check_kind(self.identity, "post_processing", step, *kinds)
+            allowed = [column for column, aggregate in owners.items() if isinstance(aggregate, kinds[type(step)])]
+            for column in step.columns:
+                if column not in allowed:
+                    raise DefinitionError(
+                        self.identity,
+                        f"post_processing: {type(step).__name__}: found {column!r}, allowed: {', '.join(allowed)}",
+                    )
 
 
 _SIGNAL_TYPES: Mapping[str, tuple[type, ...]] = {
@@ -153,8 +216,11 @@ _SIGNAL_TYPES: Mapping[str, tuple[type, ...]] = {
     "entity": (Entity,),
     "aggregates": (Mapping,),
     "window": (Window,),
-    "bounds": (KeepRandom,),
+    "bounds": (KeepRandom, ClipNorm),
     "partitions": (PublicPartitions, PrivateSelection),
     "budget_per_release": (ZCDP, ApproxDP, PureDP),
     "ttl": (timedelta,),
+    "weights": (Mapping,),
+    "post_processing": (tuple, list),
+    "profile": (ContributionProfile, NoneType),
 }

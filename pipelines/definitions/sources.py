@@ -21,6 +21,13 @@ class UnitKind(StrEnum):
     EVENT = "event"
 
 
+class Relation(StrEnum):
+    """Which datasets are neighbors: they differ by one unit that is there or not, or by what one unit's rows say."""
+
+    ADD_REMOVE_ONE = "add_remove_one"
+    REPLACE_ONE = "replace_one"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicTable:
     """A table with nothing personal in it, e.g. the catalogue.
@@ -47,12 +54,15 @@ class EventSource:
         table: parquet file or folder, relative to the project.
         timestamp: column with the event time (timestamp, or whole Unix seconds), UTC.
         person: column that identifies the person, whatever a signal's privacy unit is.
+        arrival: None, or the column with the time at which an event became known (same forms as `timestamp`). A window
+            then counts only events that arrived by its end plus its allowed lateness, whenever it is computed.
     """
 
     name: str
     table: str
     timestamp: str
     person: str
+    arrival: str | None = None
 
     def __post_init__(self) -> None:
         check_name("EventSource", "name", self.name)
@@ -60,6 +70,8 @@ class EventSource:
         check_table(subject, self.table)
         check_column(subject, "timestamp", self.timestamp)
         check_column(subject, "person", self.person)
+        if self.arrival is not None:
+            check_column(subject, "arrival", self.arrival)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,23 +139,31 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class PrivacyUnit:
-    """Whose presence a release hides: neighboring datasets differ by all rows of one unit (add/remove one).
+    """Whose presence a release hides: neighboring datasets differ by all rows of one unit.
 
     Attributes:
         columns: columns whose values together identify the unit; a single name is accepted.
         per: None, or a span of event time: the unit is then one person's rows within one such span, counted from
             1970-01-01 UTC (`timedelta(days=1)`: one user-day).
         kind: a person, or one event (the columns then identify the event).
+        relation: one unit more or less (the default), or one unit's rows replaced by any others: stronger, with up to
+            twice the noise, and what a row about the unit itself needs.
     """
 
     columns: tuple[str, ...]
     per: timedelta | None = field(default=None, kw_only=True)
     kind: UnitKind = field(default=UnitKind.PERSON, kw_only=True)
+    relation: Relation = field(default=Relation.ADD_REMOVE_ONE, kw_only=True)
 
     if TYPE_CHECKING:  # what may be written; __post_init__ makes a tuple of it
 
         def __init__(
-            self, columns: str | tuple[str, ...], *, per: timedelta | None = None, kind: UnitKind = UnitKind.PERSON
+            self,
+            columns: str | tuple[str, ...],
+            *,
+            per: timedelta | None = None,
+            kind: UnitKind = UnitKind.PERSON,
+            relation: Relation = Relation.ADD_REMOVE_ONE,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -155,6 +175,7 @@ class PrivacyUnit:
                 "PrivacyUnit", "columns: allowed: one or more different columns that identify the unit"
             )
         check_kind("PrivacyUnit", "kind", self.kind, UnitKind)
+        check_kind("PrivacyUnit", "relation", self.relation, Relation)
         if self.per is not None:
             if self.kind is UnitKind.EVENT:
                 raise DefinitionError("PrivacyUnit", "per: an event is at one time already; leave per out")
@@ -188,17 +209,20 @@ class Window:
         length: how much event time a release covers.
         stride: from one window's start to the next; None: `length` (tumbling).
         origin: start of one window, aware UTC; by default Monday 1970-01-05.
+        allowed_lateness: how long after its end a window waits for events that arrive late; it is complete only then.
     """
 
     length: timedelta
     stride: timedelta | None = None
     origin: datetime = field(default=_EPOCH_MONDAY, kw_only=True)
+    allowed_lateness: timedelta = field(default=timedelta(0), kw_only=True)
 
     def __post_init__(self) -> None:
         check_span("Window", "length", self.length, least=timedelta(minutes=1))
         if self.stride is None:
             object.__setattr__(self, "stride", self.length)
         check_span("Window", "stride", self.stride, least=timedelta(minutes=1))
+        check_span("Window", "allowed_lateness", self.allowed_lateness, least=timedelta(0))
         check_kind("Window", "origin", self.origin, datetime)
         if self.origin.utcoffset() != timedelta(0) or self.origin.microsecond:
             raise DefinitionError("Window", "origin: allowed: an aware UTC datetime in whole seconds")

@@ -1,159 +1,334 @@
-"""Contribution bounds: from events to at most L0 rows of each privacy unit, one a partition, in whole grid steps.
+"""Contribution bounds on Spark: from files of events to exact sums over bounded contributions, for each partition.
 
-Sensitivity. Every step is a function of one unit's own rows and of two public salts: rows are cut within
-(unit, partition), partitions within the unit. So taking one unit away takes away exactly its own bounded rows
-and changes nobody else's, whatever the order of the data. What is left of a unit is at most L0 rows; each holds, for
-every measurement, a sum of at most `max_rows_per_partition` integers that were clamped to the measurement's range
-before (`Measure.linf`). This holds for any value of the salts: they need not be secret, and serve only to make the
-sample random.
+Sensitivity. Every step is a function of one unit's own rows, of public facts and of two salts: rows are made one by one
+(rows.py), cut within (unit, partition), partitions within the unit (kernel.py). So taking one unit away takes away
+exactly its own bounded rows and changes nobody else's, whatever the order of the data. This holds for any value of the
+salts: they need not be secret, and serve only to make the sample random. It needs all rows of a unit in one place.
 
-Sampling. A row's rank is the upper 33 bits of a salted 64-bit hash (xxHash64 over unit, partition, event time and
-values), so which rows and partitions are kept is uniform over units' choices and does not depend on the order, on files
-or on other users. Rows that are equal in all those columns share one rank: they are interchangeable, and are kept or
-dropped together as far as the bound allows. Values decide between equal ranks, so ties cannot depend on the order.
+Two ways bring them there.
 
-How. Spark reads, joins and computes ranks and codes as columns; rows then go to Python in Arrow batches, are split by
-a hash of their unit into buckets, exchanged as a few large blobs instead of as rows, and bounded bucket by bucket
-(kernel.py). A unit's rows all carry the same bucket, so it meets itself in one place.
+    unsorted    tasks read row groups, split rows by a hash of their unit into buckets and send each bucket as a few
+                large Arrow blobs; after one exchange each bucket is bounded by itself
+    clustered   `hedgerow ingest` has laid events out in buckets by person: each task reads whole buckets, checks that
+                every person is in the bucket where they belong, and bounds them; nothing is exchanged
+
+What comes out is small (one row for each key and task) and exact. It stays in Spark's memory and scratch space; the
+driver learns whether there was a problem, and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from pipelines.definitions import Interval, Signal
-from pipelines.engine.inputs import SignalInputs, event_seconds
-from pipelines.engine.kernel import CODE_BITS, Bounds
-from pipelines.measurements import Measure, MeasureKind, Recipe
+from pipelines.calibration import Calibration
+from pipelines.definitions import AdaptiveWeights, ClipNorm, PrivateSelection, Signal, UnitKind, WeightedUnits
+from pipelines.engine.first_round import Found
+from pipelines.engine.hashing import unit_hashes
+from pipelines.engine.inputs import SignalInputs, row_plan
+from pipelines.engine.kernel import Bounds, Salts, Sum, bounded_sums
+from pipelines.engine.layout import Layout
+from pipelines.engine.rows import RowPlan, rows_of
+from pipelines.engine.scan import Bucket, Part, buckets_of, parts_of, read_parts, tasks_of
+from pipelines.engine.sums import int_column, merged_sums
+from pipelines.recipes import Recipe
+from pipelines.windows import Span
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["Salts", "bound", "measured"]
+__all__ = ["bound", "bounds_of", "raise_problem"]
 
 _ROWS_PER_BUCKET = 1_000_000
 _ROWS_BEFORE_FLUSH = 2_000_000
+_ROWS_PER_PARTITION = 8_000_000
 _MOST_BUCKETS = 4096
+_BUCKET_SALT = 0x6865646765726F77
+_ROWS_BEFORE_MERGE = 500_000
+
+LATE, PROBLEM = "__late", "__problem"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Salts:
-    """Random 64-bit numbers of one run; public once used."""
+def bounds_of(
+    signal: Signal,
+    recipe: Recipe,
+    calibration: Calibration,
+    salts: Salts,
+    *,
+    first: bool = False,
+    found: Found | None = None,
+) -> Bounds:
+    """What the kernel needs to know.
 
-    rows: int
-    partitions: int
+    Args:
+        signal: the definition.
+        recipe: its measurements.
+        calibration: their scales.
+        salts: of the run.
+        first: whether this is the first of two rounds of selection, which sums weights alone.
+        found: the keys of the first round, in the second.
+    """
+    mechanisms = calibration.summed
+    if first and recipe.first is not None:
+        mechanisms = (calibration.mechanism(recipe.first),)
+    by = signal.partitions.by if isinstance(signal.partitions, PrivateSelection) else None
+    positions = {code: index for index, code in enumerate(recipe.codes)}
+    return Bounds(
+        units=len(signal.privacy_unit.columns) + (signal.privacy_unit.per is not None),
+        keys=len(signal.entity.keys),
+        bits=tuple(code.bits for code in recipe.codes),
+        sums=tuple(
+            Sum.of(mechanism.measure, -1 if mechanism.measure.code is None else positions[mechanism.measure.code])
+            for mechanism in mechanisms
+        ),
+        max_partitions=signal.bounds.max_partitions,
+        max_rows=None if isinstance(signal.bounds, ClipNorm) else signal.bounds.max_rows_per_partition,
+        max_weighted=by.max_keys if isinstance(by, WeightedUnits | AdaptiveWeights) else 0,
+        norm=signal.bounds.l2 if isinstance(signal.bounds, ClipNorm) else 0.0,
+        salts=salts,
+        found=found,
+    )
 
 
-def bound(events: DataFrame, signal: Signal, recipe: Recipe, inputs: SignalInputs, salts: Salts) -> DataFrame:
+def bound(
+    signal: Signal,
+    recipe: Recipe,
+    calibration: Calibration,
+    inputs: SignalInputs,
+    span: Span,
+    salts: Salts,
+    spark: SparkSession,
+    scratch: Path | None = None,
+    *,
+    first: bool = False,
+    found: Found | None = None,
+) -> DataFrame:
     """Bounds every unit's contribution and sums what is left.
 
+    Args:
+        signal: the definition.
+        recipe: its measurements.
+        calibration: their noise, of which only the scales of `ClipNorm` are used.
+        inputs: the tables.
+        span: the window.
+        salts: of the run.
+        spark: the session.
+        scratch: a folder that all workers share and the caller removes when the result is no longer needed: blobs then
+            pass through files in it instead of Spark's own exchange, which copies them four times. None: the exchange.
+        first: whether this is the first of two rounds of selection.
+        found: the keys of the first round, in the second.
+
     Returns:
-        `__k0..` (the entity's keys, in order), `__units`, `__rows` and `__v0..` (int64): exact sums over bounded
-        contributions, one row for each key and bucket; a key may come from several buckets.
+        Lazily, `__k0 ..` (the entity's keys, in order), `__m0 ..` (int64, or lists of int64), for each key one row from
+        each task that met it; and rows with no key that carry `__late` (units with rows that came too late) or
+        `__problem` (position in `row_plan(...).problems`, from 0).
+    """
+    plan = row_plan(signal, recipe, inputs, span)
+    bounds = bounds_of(signal, recipe, calibration, salts, first=first, found=found)
+    parallelism = spark.sparkContext.defaultParallelism
+    layout = inputs.events.layout
+    shape = _Shape(kinds=_kinds(signal, inputs), wide=tuple(one.wide for one in bounds.sums))
+    if layout is not None and _fits(layout, signal):
+        tasks = buckets_of(inputs.events, layout, plan, parallelism)
+        stage = _Clustered(tasks=tasks, plan=plan, bounds=bounds, shape=shape, layout=layout)
+        return spark.range(0, len(tasks), 1, max(1, len(tasks))).mapInArrow(stage, shape.spark)
+    parts = parts_of(inputs.events.files, plan)
+    reading = tasks_of(parts, 2 * parallelism)
+    rows = sum(part.rows for part in parts)
+    buckets = min(_MOST_BUCKETS, max(2, -(-rows // _ROWS_PER_BUCKET)))
+    partitions = min(buckets, max(2 * parallelism, -(-rows // _ROWS_PER_PARTITION)))
+    folder = None if scratch is None else str(scratch)
+    split = _Split(tasks=reading, plan=plan, buckets=buckets, partitions=partitions, scratch=folder)
+    blobs = spark.range(0, len(reading), 1, max(1, len(reading))).mapInArrow(
+        split, "part int, bucket int, kind int, data binary"
+    )
+    return blobs.repartitionById(partitions, "part").mapInArrow(_Bound(bounds=bounds, shape=shape), shape.spark)
+
+
+def raise_problem(sums: DataFrame, signal: Signal, recipe: Recipe, inputs: SignalInputs, span: Span) -> int:
+    """Computes what `bound` gives, which should be cached, and refuses if there was a problem.
+
+    Returns:
+        How many units had rows that came too late: exact, so noise has to be added before anybody sees it.
+
+    Raises:
+        InputError: null, not finite, or of a wrong length; nothing was drawn.
     """
     from pyspark.sql import functions as F
 
-    units, unit_names = _unit_columns(signal, inputs)
-    keys = [_key_column(events, name).alias(f"__k{i}") for i, name in enumerate(signal.entity.keys)]
-    key_names = [f"__k{i}" for i in range(len(keys))]
-    group = [*unit_names, *key_names]
-    values = _values(recipe)
-    bounds = Bounds(
-        units=tuple(unit_names),
-        keys=tuple(key_names),
-        max_partitions=signal.bounds.max_partitions,
-        max_rows=signal.bounds.max_rows_per_partition,
-        value_bits=tuple(value.bits for value in values),
-    )
-    codes = [_code(value).alias(value.name) for value in values]
-    time = [event_seconds(signal, inputs).alias("__t")] if values else []
-    rows = events.select(*units, *keys, *time, *codes)
-    row: list[str] = []
-    if values:
-        hashed = F.xxhash64(F.lit(salts.rows).cast("long"), *group, "__t", *bounds.values)
-        rank = F.shiftleft(F.shiftright(hashed, CODE_BITS), CODE_BITS)
-        rows = rows.withColumn("__row", _packed(rank, values) if bounds.packed else rank)
-        row = ["__row"] if bounds.packed else ["__row", *bounds.values]
-
-    buckets = _buckets(inputs)
-    ranked = rows.select(
-        *group,
-        *row,
-        F.xxhash64(F.lit(salts.partitions).cast("long"), *group).alias("__p"),
-        F.pmod(F.xxhash64(*unit_names), F.lit(buckets)).cast("int").alias("__b"),
-    )
-    types = dict(ranked.dtypes)
-    schema = ", ".join(
-        [*(f"{name} {types[name]}" for name in key_names), *(f"{name} bigint" for name in bounds.totals)]
-    )
-    blobs = ranked.mapInArrow(_Split(buckets=buckets), "bucket int, data binary")
-    return blobs.repartitionById(buckets, "bucket").mapInArrow(_Bound(bounds=bounds), schema)
+    told = sums.where(F.col("__k0").isNull()).select(PROBLEM, LATE).collect()  # at most a few rows from each task
+    found = [row[PROBLEM] for row in told if row[PROBLEM] is not None]
+    if found:
+        raise row_plan(signal, recipe, inputs, span).problems[min(found)].error()
+    return sum(row[LATE] or 0 for row in told)
 
 
-def measured(measure: Measure, recipe: Recipe) -> Column:
-    """A measurement's value from the sums that `bound` gives, summed over buckets."""
-    from pyspark.sql import functions as F
-
-    if measure.kind is MeasureKind.UNITS:
-        return F.col("__units")
-    if measure.kind is MeasureKind.ROWS:
-        return F.col("__rows")
-    value = next(v for v in _values(recipe) if (v.column, v.interval) == (measure.column, measure.interval))
-    # Codes count from the lowest step; the measurement counts from its centre (0 for a plain sum).
-    return F.col(value.name) + F.col("__rows") * F.lit(value.interval.grid[0] - measure.centre).cast("long")
+def _fits(layout: Layout, signal: Signal) -> bool:
+    """Whether a layout by person keeps this signal's units whole: a person, or a person's day."""
+    unit = signal.privacy_unit
+    return unit.kind is UnitKind.PERSON and layout.person == signal.source.person and layout.person in unit.columns
 
 
-def _buckets(inputs: SignalInputs) -> int:
-    """How many buckets: enough for a bucket's rows to fit a worker's memory. It shows in no released byte."""
-    return min(_MOST_BUCKETS, max(2, -(-inputs.events.rows // _ROWS_PER_BUCKET)))
+def _kinds(signal: Signal, inputs: SignalInputs) -> tuple[str, ...]:
+    """Spark types of the keys."""
+    kinds = {"integer": "bigint", "text": "string", "date": "date"}
+    return tuple(kinds[inputs.key_kinds[key]] for key in signal.entity.keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shape:
+    """What a task gives: sums for keys, or a row without a key that tells of late units or a problem."""
+
+    kinds: tuple[str, ...]
+    wide: tuple[bool, ...]
+
+    @property
+    def spark(self) -> str:
+        """As Spark's schema text."""
+        keys = [f"__k{i} {kind}" for i, kind in enumerate(self.kinds)]
+        sums = [f"__m{i} {'array<bigint>' if wide else 'bigint'}" for i, wide in enumerate(self.wide)]
+        return ", ".join([*keys, *sums, f"{LATE} bigint", f"{PROBLEM} int"])
+
+    def batch(self, columns: Mapping[str, Any], n: int) -> pa.RecordBatch:
+        """A batch of n rows; columns that are not given are null."""
+        import pyarrow as pa
+
+        types: dict[str, Any] = {
+            f"__k{i}": {"bigint": pa.int64(), "string": pa.string(), "date": pa.date32()}[kind]
+            for i, kind in enumerate(self.kinds)
+        }
+        types |= {f"__m{i}": pa.list_(pa.int64()) if wide else pa.int64() for i, wide in enumerate(self.wide)}
+        types |= {LATE: pa.int64(), PROBLEM: pa.int32()}
+        arrays = [columns[name] if name in columns else pa.nulls(n, kind) for name, kind in types.items()]
+        return pa.RecordBatch.from_arrays(arrays, names=list(types))
+
+    def keyless(self, name: str, value: int) -> pa.RecordBatch:
+        """A row that tells one number."""
+        import pyarrow as pa
+
+        return self.batch({name: pa.array([value], pa.int32() if name == PROBLEM else pa.int64())}, 1)
+
+    def merged(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The sums of one task, keys of several buckets merged as far as memory is worth it."""
+        held: list[pa.RecordBatch] = []
+        rows = 0
+        for batch in batches:
+            held.append(batch)
+            rows += batch.num_rows * (50 if any(self.wide) else 1)
+            if rows >= _ROWS_BEFORE_MERGE:
+                yield from self._flushed(held)
+                held, rows = [], 0
+        yield from self._flushed(held)
+
+    def _flushed(self, held: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        if not held:
+            return
+        table = pa.Table.from_batches(held)
+        merged = table if len(held) == 1 else merged_sums(table, tuple(f"__k{i}" for i in range(len(self.kinds))))
+        for batch in merged.combine_chunks().to_batches():
+            yield self.batch({name: batch.column(name) for name in batch.schema.names}, batch.num_rows)
+
+
+_ROWS, _LATE_UNITS, _PROBLEM = range(3)
+_IN_FILE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Split:
-    """Splits rows by bucket; gives one Arrow IPC stream for each bucket and each few million rows."""
+    """Reads a task's parts and splits their rows by bucket; gives an Arrow stream for each bucket now and then."""
 
+    tasks: tuple[tuple[Part, ...], ...]
+    plan: RowPlan
     buckets: int
+    partitions: int
+    scratch: str | None
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        pending: list[list[pa.RecordBatch]] = [[] for _ in range(self.buckets)]
-        held = 0
         for batch in batches:
-            self._split(batch, pending)
-            held += batch.num_rows
+            for task in batch.column(0).to_numpy().tolist():
+                yield from self._task(task)
+
+    def _task(self, task: int) -> Iterator[pa.RecordBatch]:
+        pending: dict[tuple[int, int], list[pa.Table]] = {}
+        held = flushes = 0
+        for made in rows_of(read_parts(self.tasks[task], self.plan), self.plan):
+            if made.problem >= 0:
+                yield _blob(made.problem % self.partitions, made.problem, _PROBLEM, b"")
+                return
+            self._split(made.rows, _ROWS, pending)
+            if made.late is not None:
+                self._split(made.late, _LATE_UNITS, pending)
+            held += made.rows.num_rows
             if held >= _ROWS_BEFORE_FLUSH:
-                yield from self._flushed(pending)
-                held = 0
-        yield from self._flushed(pending)
+                yield from self._flushed(pending, f"{task}-{flushes}")
+                held, flushes = 0, flushes + 1
+        yield from self._flushed(pending, f"{task}-{flushes}")
 
-    def _split(self, batch: pa.RecordBatch, pending: list[list[pa.RecordBatch]]) -> None:
+    def _split(self, rows: pa.Table, kind: int, pending: dict[tuple[int, int], list[pa.Table]]) -> None:
         import numpy as np
-        import pyarrow as pa
 
-        buckets = batch.column("__b").to_numpy().astype(np.uint16)
-        order = np.argsort(buckets, kind="stable")
-        edges = np.searchsorted(buckets[order], np.arange(self.buckets + 1))
-        ordered = batch.select([name for name in batch.schema.names if name != "__b"]).take(pa.array(order, pa.int64()))
+        if not rows.num_rows:
+            return
+        units = [name for name in rows.column_names if name.startswith("__u")]
+        buckets = (unit_hashes(rows, units, _BUCKET_SALT) >> np.uint64(40)) % np.uint64(self.buckets)
+        codes = buckets.astype(np.uint16)
+        order = np.argsort(codes, kind="stable")
+        edges = np.searchsorted(codes[order], np.arange(self.buckets + 1))
+        ordered = rows.take(int_column(order))
         for bucket in np.flatnonzero(np.diff(edges)).tolist():
             start, stop = int(edges[bucket]), int(edges[bucket + 1])
-            pending[bucket].append(ordered.slice(start, stop - start))
+            pending.setdefault((bucket, kind), []).append(ordered.slice(start, stop - start))
 
-    @staticmethod
-    def _flushed(pending: list[list[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
+    def _flushed(self, pending: dict[tuple[int, int], list[pa.Table]], name: str) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        for bucket, parts in enumerate(pending):
-            if not parts:
+        for (bucket, kind), tables in sorted(pending.items()):
+            table = _encoded(pa.concat_tables(tables), texts_only=self.scratch is not None)
+            if self.scratch is None:
+                sink = pa.BufferOutputStream()
+                with pa.ipc.new_stream(sink, table.schema) as stream:
+                    stream.write_table(table)
+                yield _blob(bucket % self.partitions, bucket, kind, sink.getvalue())
                 continue
-            sink = pa.BufferOutputStream()
-            table = pa.Table.from_batches(parts).combine_chunks()
-            with pa.ipc.new_stream(sink, table.schema) as stream:
+            path = f"{self.scratch}/{name}-{bucket}-{kind}"
+            # A task may run twice at a time: each writes its own file, and the same bytes get the name.
+            own = f"{path}.{uuid4().hex}"
+            with pa.OSFile(own, "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
                 stream.write_table(table)
-            data = pa.array([sink.getvalue().to_pybytes()], pa.binary())
-            yield pa.RecordBatch.from_arrays([pa.array([bucket], pa.int32()), data], names=["bucket", "data"])
-            parts.clear()
+            Path(own).replace(path)
+            yield _blob(bucket % self.partitions, bucket, kind + _IN_FILE, path.encode())
+        pending.clear()
+
+
+def _blob(part: int, bucket: int, kind: int, data: pa.Buffer | bytes) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    size = len(data)
+    offsets = pa.array([0, size], pa.int32()).buffers()[1]
+    buffer = pa.py_buffer(data)
+    binary = pa.Array.from_buffers(pa.binary(), 1, [None, offsets, buffer])
+    numbers = [pa.array([number], pa.int32()) for number in (part, bucket, kind)]
+    return pa.RecordBatch.from_arrays([*numbers, binary], names=["part", "bucket", "kind", "data"])
+
+
+def _encoded(table: pa.Table, *, texts_only: bool) -> pa.Table:
+    """Units and keys as dictionaries with short indices: less to send. Numbers that go to files stay as they are."""
+    import pyarrow as pa
+
+    for index, field in enumerate(table.schema):
+        if field.name.startswith("__v") or (texts_only and field.type != pa.string()):
+            continue
+        encoded: Any = table.column(index).combine_chunks().dictionary_encode()
+        if len(encoded.dictionary) <= 2**15:
+            encoded = pa.DictionaryArray.from_arrays(encoded.indices.cast(pa.int16()), encoded.dictionary)
+        table = table.set_column(index, field.name, encoded)
+    return table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,86 +336,81 @@ class _Bound:
     """Bounds the buckets of a partition, one after the other."""
 
     bounds: Bounds
+    shape: _Shape
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        from pipelines.engine.kernel import bounded_sums
-
-        tables: dict[int, list[pa.Table]] = {}
+        rows: dict[int, list[pa.Table]] = {}
+        late: dict[int, list[pa.Table]] = {}
         for batch in batches:
-            buckets: list[int] = batch.column(0).to_numpy().tolist()
-            for bucket, data in zip(buckets, batch.column(1), strict=True):
-                with pa.ipc.open_stream(data.as_buffer()) as stream:
-                    tables.setdefault(bucket, []).append(stream.read_all())
-        while tables:
-            _, parts = tables.popitem()
-            yield from bounded_sums(pa.concat_tables(parts), self.bounds).to_batches()
+            data = batch.column("data")
+            numbers = [batch.column(name).to_pylist() for name in ("bucket", "kind")]
+            for i, (bucket, kind) in enumerate(zip(*numbers, strict=True)):
+                if kind == _PROBLEM:
+                    yield self.shape.keyless(PROBLEM, bucket)
+                    return
+                blob = data[i].as_buffer()
+                source = pa.memory_map(blob.to_pybytes().decode()) if kind >= _IN_FILE else blob
+                with pa.ipc.open_stream(source) as stream:
+                    (rows if kind % _IN_FILE == _ROWS else late).setdefault(bucket, []).append(stream.read_all())
+        for bucket in sorted(late):
+            yield self.shape.keyless(LATE, _distinct_units(_together(late.pop(bucket))))
+        yield from self.shape.merged(self._sums(rows))
+
+    def _sums(self, rows: dict[int, list[pa.Table]]) -> Iterator[pa.RecordBatch]:
+        for bucket in sorted(rows):
+            yield from bounded_sums(_together(rows.pop(bucket)), self.bounds)
+
+
+def _together(tables: list[pa.Table]) -> pa.Table:
+    """Blobs of one bucket as one table: indices in one width, one dictionary for each column."""
+    import pyarrow as pa
+
+    wide = [
+        (f.name, pa.dictionary(pa.int32(), f.type.value_type) if pa.types.is_dictionary(f.type) else f.type)
+        for f in tables[0].schema
+    ]
+    schema = pa.schema(wide)
+    return pa.concat_tables([table.cast(schema) for table in tables]).unify_dictionaries()
+
+
+def _distinct_units(table: pa.Table) -> int:
+    return int(table.group_by(table.column_names, use_threads=False).aggregate([]).num_rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Value:
-    """A value column on its grid, shared by every measurement that reads it with the same interval.
+class _Clustered:
+    """Reads whole buckets of a layout and bounds each."""
 
-    Its code is the number of steps above the lowest one: an integer of `bits` bits.
-    """
+    tasks: tuple[tuple[Bucket, ...], ...]
+    plan: RowPlan
+    bounds: Bounds
+    shape: _Shape
+    layout: Layout
 
-    name: str
-    column: str
-    interval: Interval
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        keyless: list[pa.RecordBatch] = []
+        for batch in batches:
+            for task in batch.column(0).to_numpy().tolist():
+                yield from self.shape.merged(self._sums(self.tasks[task], keyless))
+        yield from keyless
 
-    @property
-    def bits(self) -> int:
-        lowest, highest = self.interval.grid
-        return max(1, (highest - lowest).bit_length())
+    def _sums(self, buckets: tuple[Bucket, ...], keyless: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
 
-
-def _values(recipe: Recipe) -> list[_Value]:
-    read = dict.fromkeys((m.column, m.interval) for m in recipe.measures if m.column and m.interval)
-    return [_Value(name=f"__v{i}", column=column, interval=interval) for i, (column, interval) in enumerate(read)]
-
-
-def _packed(rank: Column, values: list[_Value]) -> Column:
-    """`rank` in the upper 33 bits, the values' codes below it, the first one highest: one integer that sorts alike."""
-    from pyspark.sql import functions as F
-
-    packed, offset = rank, CODE_BITS
-    for value in values:
-        offset -= value.bits
-        packed = packed.bitwiseOR(F.shiftleft(value.name, offset))
-    return packed
-
-
-def _unit_columns(signal: Signal, inputs: SignalInputs) -> tuple[list[Column], list[str]]:
-    from pyspark.sql import functions as F
-
-    columns = [F.col(column).alias(f"__u{i}") for i, column in enumerate(signal.privacy_unit.columns)]
-    if signal.privacy_unit.per is not None:
-        seconds, length = event_seconds(signal, inputs), int(signal.privacy_unit.per.total_seconds())
-        start = seconds - F.pmod(seconds, F.lit(length))
-        columns.append(start.alias(f"__u{len(columns)}"))
-    return columns, [f"__u{i}" for i in range(len(columns))]
-
-
-def _key_column(events: DataFrame, name: str) -> Column:
-    """A key in one of the three released types: int64, string or date."""
-    from pyspark.sql import functions as F
-
-    kind = dict(events.dtypes)[name]
-    return F.col(name).cast("long") if kind in ("tinyint", "smallint", "int", "bigint") else F.col(name)
-
-
-def _code(value: _Value) -> Column:
-    """Clamp, round half up to the grid, clamp to whole steps: the number of steps above the lowest one."""
-    from pyspark.sql import functions as F
-
-    interval = value.interval
-    lowest, highest = interval.grid
-    number = F.col(value.column).cast("double")
-    # NaN has been refused by then; here it would count as the lower bound, so that no value escapes the clamp.
-    finite = F.nanvl(number, F.lit(interval.lower))
-    clamped = F.greatest(F.least(finite, F.lit(interval.upper)), F.lit(interval.lower))
-    steps = F.floor(clamped / F.lit(interval.grid_step) + F.lit(0.5)).cast("long")
-    return F.greatest(F.least(steps, F.lit(highest).cast("long")), F.lit(lowest).cast("long")) - F.lit(lowest).cast(
-        "long"
-    )
+        for bucket in buckets:
+            tables, late = [], []
+            for made in rows_of(read_parts(bucket.parts, self.plan), self.plan):
+                if made.problem >= 0:
+                    keyless.append(self.shape.keyless(PROBLEM, made.problem))
+                    return
+                tables.append(made.rows)
+                if made.late is not None:
+                    late.append(made.late)
+            if late:
+                keyless.append(self.shape.keyless(LATE, _distinct_units(pa.concat_tables(late))))
+            if tables:
+                rows = pa.concat_tables(tables).combine_chunks()
+                self.layout.check_bucket(rows.column(f"__u{self.plan.units.index(self.layout.person)}"), bucket.index)
+                yield from bounded_sums(rows, self.bounds)

@@ -1,28 +1,33 @@
-"""What a signal reads: the right columns, checked, cut to the window and joined with public facts.
+"""What a signal reads: the right tables, columns and types, and how rows are made of them.
 
 Checks come before any noise. They are refusals, not repairs: a null unit id, a null key, a null or non-finite value
-stops the run with a typed error, and the reservation is given back. That such a row exists is one bit about the data
-which the operator, and nobody else, gets to see; docs/privacy-promise.md states it.
+in the window stops the run with a typed error, and the reservation is given back. That such a row exists is one bit
+about the data which the operator, and nobody else, gets to see; docs/privacy-promise.md states it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from governance.errors import ColumnTypeError, DefinitionError, NonFiniteValue, NullValue
-from pipelines.definitions import PublicColumn, PublicPartitions, Signal
+from governance.errors import ColumnTypeError, DefinitionError, NullValue
+from pipelines.definitions import PublicColumn, PublicPartitions, ReleasedColumn, Signal
+from pipelines.engine.rows import Facts, Problem, RowPlan, Values
 from pipelines.engine.tables import Table, kind_of, open_table
-from pipelines.measurements import Recipe
+from pipelines.measurements import CodeKind
+from pipelines.recipes import Recipe
 from pipelines.windows import Span
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame, SparkSession
+    import pyarrow as pa
+    from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["SignalInputs", "check_footers", "check_rows", "open_inputs", "read_events"]
+__all__ = ["CHECKS", "SignalInputs", "check_footers", "open_inputs", "public_values", "row_plan"]
+
+CHECKS = ("unit ids, keys, times and values have no nulls", "values are finite", "columns have the declared types")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +37,10 @@ class SignalInputs:
     Attributes:
         events: the raw events.
         joined: public tables in the order of `Signal.joins`.
-        domains: public tables behind public partitions, by key.
+        domains: public or released tables behind public partitions, by key.
         event_columns: columns read from the events.
         values: value column → the table it comes from.
+        key_kinds: key → `integer`, `text` or `date`.
     """
 
     events: Table
@@ -42,10 +48,17 @@ class SignalInputs:
     domains: dict[str, Table]
     event_columns: tuple[str, ...]
     values: dict[str, Table]
+    key_kinds: dict[str, str]
 
 
-def open_inputs(signal: Signal, recipe: Recipe, root: Path) -> SignalInputs:
+def open_inputs(signal: Signal, recipe: Recipe, root: Path, released: Mapping[str, Path] | None = None) -> SignalInputs:
     """Opens a signal's tables and checks their columns and types by the footers.
+
+    Args:
+        signal: the definition.
+        recipe: its measurements.
+        root: the project's folder.
+        released: key → folder of the release that its `ReleasedColumn` names.
 
     Raises:
         InputMissing, EmptyInput, ColumnMissing, ColumnTypeError: the input is not as the definition says.
@@ -61,9 +74,13 @@ def open_inputs(signal: Signal, recipe: Recipe, root: Path) -> SignalInputs:
         events.require(column, "unit")
     for key in signal.entity.keys:
         origin.get(key, events).require(key, "key", element=key in exploded)
-    values = {m.column: origin.get(m.column, events) for m in recipe.measures if m.column is not None}
-    for column, table in values.items():
-        table.require(column, "value", element=column in exploded)
+    values = {c.column: origin.get(c.column, events) for c in recipe.codes if c.column is not None}
+    for code in recipe.codes:
+        if code.column is not None:
+            roles = {CodeKind.VECTOR: "list", CodeKind.CANDIDATE: "key"}
+            values[code.column].require(code.column, roles.get(code.kind, "value"), element=code.column in exploded)
+    if signal.source.arrival is not None:
+        events.require(signal.source.arrival, "time")
     read = (
         signal.source.timestamp,
         signal.source.person,
@@ -71,13 +88,15 @@ def open_inputs(signal: Signal, recipe: Recipe, root: Path) -> SignalInputs:
         *(join.on for join in signal.joins),
         *(key for key in signal.entity.keys if key not in origin),
         *(column for column, table in values.items() if table is events),
+        *([signal.source.arrival] if signal.source.arrival is not None else []),
     )
     inputs = SignalInputs(
         events=events,
         joined=joined,
-        domains=_domains(signal, events, root),
+        domains=_domains(signal, events, root, released or {}),
         event_columns=tuple(dict.fromkeys(read)),
         values=values,
+        key_kinds={key: kind_of(_key_type(key, origin.get(key, events), exploded)) for key in signal.entity.keys},
     )
     _check_domain_kinds(signal, inputs, origin, exploded)
     return inputs
@@ -121,13 +140,16 @@ def _joined_columns(signal: Signal, events: Table, joined: tuple[Table, ...]) ->
     return origin
 
 
-def _domains(signal: Signal, events: Table, root: Path) -> dict[str, Table]:
-    """The public tables behind public partitions, by key."""
+def _domains(signal: Signal, events: Table, root: Path, released: Mapping[str, Path]) -> dict[str, Table]:
+    """The tables behind public partitions, by key."""
     domains = {}
     if isinstance(signal.partitions, PublicPartitions):
         for key, domain in signal.partitions.domains.items():
             if isinstance(domain, PublicColumn):
                 domains[key] = _public(signal, events, open_table(root, domain.table.table))
+                domains[key].require(domain.column, "key")
+            elif isinstance(domain, ReleasedColumn):
+                domains[key] = open_table(root, str(released[key]))
                 domains[key].require(domain.column, "key")
     return domains
 
@@ -144,8 +166,8 @@ def _check_domain_kinds(
         return
     for key, domain in signal.partitions.domains.items():
         table = origin.get(key, inputs.events)
-        found = table.element_type(key) if key in exploded else table.type_of(key)
-        if isinstance(domain, PublicColumn):
+        found = _key_type(key, table, exploded)
+        if isinstance(domain, PublicColumn | ReleasedColumn):
             public = inputs.domains[key]
             if public.kind(domain.column) != kind_of(found):
                 both = f"{public.type_of(domain.column)} here, but {key!r} is {found} in {table.name}"
@@ -155,6 +177,10 @@ def _check_domain_kinds(
                 signal.identity,
                 f"partitions: the domain of {key!r} is of {type(domain[0]).__name__}, but the data has {found}",
             )
+
+
+def _key_type(key: str, table: Table, exploded: set[str | None]) -> pa.DataType:
+    return table.element_type(key) if key in exploded else table.type_of(key)
 
 
 _LITERAL_KINDS = {int: "integer", str: "text", date: "date"}
@@ -172,23 +198,6 @@ def check_footers(signal: Signal, inputs: SignalInputs) -> None:
                 raise NullValue(table.name, column, role)
 
 
-def check_rows(signal: Signal, inputs: SignalInputs, spark: SparkSession) -> tuple[str, ...]:
-    """Looks for nulls and non-finite numbers, where the footers do not settle it, in one scan of each table.
-
-    Returns:
-        What was checked, in words, for the manifest.
-
-    Raises:
-        NullValue, NonFiniteValue: found some; nothing was drawn.
-    """
-    for table, roles in _roles(signal, inputs):
-        suspects = [column for column in roles if column not in table.without_nulls]
-        floats = [column for column in roles if column in inputs.values and _is_float(table, column)]
-        if suspects or floats:
-            _scan(spark, table, roles, suspects, floats)
-    return ("unit ids, keys, times and values have no nulls", "values are finite", "columns have the declared types")
-
-
 def _roles(signal: Signal, inputs: SignalInputs) -> Iterator[tuple[Table, dict[str, str]]]:
     """Each table with its columns and what they are for; lists are left out, for their elements count."""
     roles = dict.fromkeys(inputs.event_columns, "value")
@@ -196,6 +205,8 @@ def _roles(signal: Signal, inputs: SignalInputs) -> Iterator[tuple[Table, dict[s
     roles |= {key: "key" for key in signal.entity.keys if key in roles}
     roles |= dict.fromkeys((signal.source.person, *signal.privacy_unit.columns), "privacy unit")
     roles[signal.source.timestamp] = "event time"
+    if signal.source.arrival is not None:
+        roles[signal.source.arrival] = "arrival time"
     yield inputs.events, roles
     needed = {*signal.entity.keys, *inputs.values} - {join.explode for join in signal.joins}
     for join, table in zip(signal.joins, inputs.joined, strict=True):
@@ -203,70 +214,60 @@ def _roles(signal: Signal, inputs: SignalInputs) -> Iterator[tuple[Table, dict[s
         yield table, {join.on: "join key", **used}
 
 
-def _is_float(table: Table, column: str) -> bool:
-    from pyarrow import types
-
-    return bool(types.is_floating(table.type_of(column)))
-
-
-def _scan(spark: SparkSession, table: Table, roles: dict[str, str], suspects: list[str], floats: list[str]) -> None:
-    from pyspark.sql import functions as F
-
-    def any_of(condition: Column, name: str) -> Column:
-        return F.coalesce(F.bool_or(condition), F.lit(False)).alias(name)
-
-    checks = [any_of(F.col(column).isNull(), f"null {column}") for column in suspects]
-    infinite = float("inf")
-    for column in floats:
-        value = F.col(column).cast("double")
-        bad = F.isnan(value) | (F.abs(value) == F.lit(infinite))
-        checks.append(any_of(F.coalesce(bad, F.lit(False)), f"finite {column}"))
-    found = _read(spark, table).select(*dict.fromkeys([*suspects, *floats])).agg(*checks).first()
-    if found is None:
-        return
-    for column in suspects:
-        if found[f"null {column}"]:
-            raise NullValue(table.name, column, roles[column])
-    for column in floats:
-        if found[f"finite {column}"]:
-            raise NonFiniteValue(table.name, column)
-
-
-def _read(spark: SparkSession, table: Table) -> DataFrame:
-    return spark.read.parquet(*table.spark_paths())
-
-
-def read_events(signal: Signal, inputs: SignalInputs, span: Span, spark: SparkSession) -> DataFrame:
-    """The events of a window with public facts joined; only the columns that are needed, the filter pushed down.
-
-    A join may multiply rows (one for each genre of an item), which is why bounding comes after it. With public
-    partitions, rows of other keys are dropped here, so that a unit's bounds are not spent on what is never released:
-    whether a row stays depends on that row and public values alone.
-    """
-    from pyspark.sql import functions as F
-
-    time = F.col(signal.source.timestamp)
-    events = _read(spark, inputs.events).select(*inputs.event_columns)
-    ticks = ticks_per_second(signal, inputs)
-    if ticks is not None:
-        first, last = (int(moment.timestamp()) * ticks for moment in (span.start, span.end))
-        events = events.where((time >= first) & (time < last))
-    else:
-        start, end = (F.lit(moment.isoformat()).cast("timestamp") for moment in (span.start, span.end))
-        if getattr(inputs.events.type_of(signal.source.timestamp), "tz", None) is None:
-            start, end = start.cast("timestamp_ntz"), end.cast("timestamp_ntz")
-        events = events.where((time >= start) & (time < end))
-    for join, table in zip(signal.joins, inputs.joined, strict=True):
-        facts = _read(spark, table).select(join.on, *join.columns)
-        events = events.join(facts, join.on, "inner")
-        if join.explode is not None:
-            events = events.withColumn(join.explode, F.explode(join.explode)).where(F.col(join.explode).isNotNull())
+def row_plan(signal: Signal, recipe: Recipe, inputs: SignalInputs, span: Span) -> RowPlan:
+    """How rows of a window are made; public facts only."""
+    unit, source = signal.privacy_unit, signal.source
+    problems = [
+        Problem("null", table.name, column, role)
+        for table, roles in _roles(signal, inputs)
+        for column, role in roles.items()
+        if column not in table.without_nulls
+    ]
+    exploded = {join.explode for join in signal.joins}
+    for code in recipe.codes:
+        if code.column is None or code.kind is CodeKind.CANDIDATE:
+            continue
+        table = inputs.values[code.column]
+        if code.column in exploded or table.kind(code.column) != "integer":
+            problems.append(Problem("finite", table.name, code.column, "value"))
+        if code.kind is CodeKind.VECTOR:
+            problems.append(Problem("length", table.name, code.column, "value"))
+    domains: list[Values | None] = [None] * len(signal.entity.keys)
     if isinstance(signal.partitions, PublicPartitions):
-        types = dict(events.dtypes)
-        for key in signal.partitions.domains:
-            values = public_values(signal.partitions, inputs, key, types[key], spark)
-            events = events.join(F.broadcast(values) if key not in inputs.domains else values, key, "left_semi")
-    return events
+        domains = [_values(signal.partitions, inputs, key) for key in signal.entity.keys]
+    lateness = signal.window.allowed_lateness
+    return RowPlan(
+        columns=inputs.event_columns,
+        time=source.timestamp,
+        start=int(span.start.timestamp()),
+        end=int(span.end.timestamp()),
+        time_needed=unit.per is not None or any(code.half_life is not None for code in recipe.codes),
+        arrival=source.arrival,
+        deadline=int((span.end + lateness).timestamp()),
+        units=unit.columns,
+        per=None if unit.per is None else int(unit.per.total_seconds()),
+        keys=signal.entity.keys,
+        codes=recipe.codes,
+        facts=tuple(
+            Facts(
+                name=table.name,
+                files=tuple(str(file) for file in table.files),
+                on=join.on,
+                columns=join.columns,
+                explode=join.explode,
+            )
+            for join, table in zip(signal.joins, inputs.joined, strict=True)
+        ),
+        domains=tuple(domains),
+        problems=tuple(problems),
+    )
+
+
+def _values(partitions: PublicPartitions, inputs: SignalInputs, key: str) -> Values:
+    domain = partitions.domains[key]
+    if isinstance(domain, PublicColumn | ReleasedColumn):
+        return Values(files=tuple(str(file) for file in inputs.domains[key].files), column=domain.column)
+    return Values(given=tuple(domain))
 
 
 def public_values(
@@ -277,33 +278,10 @@ def public_values(
     from pyspark.sql import functions as F
 
     domain = partitions.domains[key]
-    if isinstance(domain, PublicColumn):
-        values = _read(spark, inputs.domains[key]).select(F.col(domain.column).cast(kind).alias(key))
+    if isinstance(domain, PublicColumn | ReleasedColumn):
+        table = spark.read.parquet(*inputs.domains[key].spark_paths())
+        values = table.select(F.col(domain.column).cast(kind).alias(key))
         return values.where(F.col(key).isNotNull()).distinct()
     # Through Arrow: thousands of literals in an expression cost more than the query.
     literals: Any = list(domain)
     return spark.createDataFrame(pa.table({key: pa.array(literals)})).select(F.col(key).cast(kind).alias(key))
-
-
-def ticks_per_second(signal: Signal, inputs: SignalInputs) -> int | None:
-    """How many of the event time's units make a second, where Spark reads it as a number; None for timestamps."""
-    from pyarrow import types
-
-    found = inputs.events.type_of(signal.source.timestamp)
-    if types.is_integer(found):
-        return 1
-    return 1_000_000_000 if types.is_timestamp(found) and found.unit == "ns" else None
-
-
-def event_seconds(signal: Signal, inputs: SignalInputs) -> Column:
-    """The event time as whole Unix seconds, rounded down."""
-    from pyspark.sql import functions as F
-
-    time = F.col(signal.source.timestamp)
-    ticks = ticks_per_second(signal, inputs)
-    if ticks is None:
-        return F.unix_seconds(time.cast("timestamp"))
-    if ticks == 1:
-        return time.cast("long")
-    name = "`" + signal.source.timestamp.replace("`", "``") + "`"
-    return F.expr(f"({name} - pmod({name}, {ticks}L)) div {ticks}L")

@@ -1,192 +1,286 @@
-"""Bounds the contributions of many whole units at once: vectorised over Arrow columns, no Spark.
+"""Bounds the contributions of many whole units at once and sums what is left: NumPy over Arrow columns, no Spark.
 
 Input are the rows of some units, all rows of each of them; output are exact sums over their bounded contributions.
 
-    unit        which privacy unit: dense codes 0, 1, 2, ... (dictionary encoding)
-    __p         the partition's rank for this unit: a salted hash, the same on every row of (unit, partition)
+    __u0 ..     which privacy unit
     __k0 ..     the partition's key
-    __row       a row's rank, absent where only rows count
-    __v0 ..     its values' codes; where they fit, they are packed into the lower 31 bits of `__row` instead
+    __v0 ..     the row's codes (`pipelines.measurements.Code`), one column each; a vector is a list of d integers
 
-One sort by (unit, rank of partition) puts the rows of a partition together and the partitions of a unit in the order of
-their ranks, so "the first L0 partitions of each unit" and "the m lowest rows of each partition" are runs in sorted
-order.
+What is kept, under `KeepRandom`. Of each unit the L0 partitions with the smallest salted hash of (unit, key). Of each
+(unit, partition) the m rows with the smallest salted hash of (unit, key, codes, j), where j = 0, 1, ... numbers the
+unit's rows that are equal in all of that: equal rows are interchangeable, so this is uniform over rows, duplicates
+included, and depends on nothing but the unit's own rows as a multiset. Ties of hashes are decided by the contents.
 
-The sort key holds the unit's code and the upper bits of the partition's rank in one 64-bit word. Two partitions of
-one unit that share those bits would run together: that is looked for, and then an exact sort by the full rank and the
-key decides.
+How it is fast. Units, keys and codes become dense integers, and where they fit into 64 bits together, one sort of plain
+words puts a partition's rows side by side; otherwise a sort by columns does. Hashes are computed only for what has to
+be cut. Where hashes are shortened to fit a word, a tie falls back to the full hashes and then to the contents.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.engine.bounds import Bounds, Salts, Sum
+from pipelines.engine.contributions import Indices, Pairs, Rows, matrix_of, summed
+from pipelines.engine.hashing import Hashes, content_hashes, dense_codes, mixed_with
+from pipelines.engine.sums import int_column
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Bounds", "bounded_sums"]
-
-CODE_BITS = 31
-Indices = NDArray[np.int64]
+__all__ = ["Bounds", "Salts", "Sum", "bounded_sums"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """What the kernel needs to know of a signal.
-
-    Attributes:
-        units: names of the unit columns.
-        keys: names of the key columns.
-        max_partitions: L0.
-        max_rows: rows of a unit kept in a partition.
-        value_bits: bits of each value's code, the first one highest in `__row`; empty where only rows count.
-    """
-
-    units: tuple[str, ...]
-    keys: tuple[str, ...]
-    max_partitions: int
-    max_rows: int
-    value_bits: tuple[int, ...]
-
-    @property
-    def packed(self) -> bool:
-        """Whether the codes fit below the rank in `__row`."""
-        return sum(self.value_bits) <= CODE_BITS
-
-    @property
-    def values(self) -> tuple[str, ...]:
-        """Names of the values."""
-        return tuple(f"__v{i}" for i in range(len(self.value_bits)))
-
-    @property
-    def totals(self) -> tuple[str, ...]:
-        """Names of the sums that come out."""
-        return ("__units", "__rows", *self.values)
-
-
-def bounded_sums(table: pa.Table, bounds: Bounds) -> pa.Table:
+def bounded_sums(table: pa.Table, bounds: Bounds) -> Iterator[pa.RecordBatch]:
     """Sums over the bounded contributions of the units in `table`.
 
     Args:
-        table: all rows of these units, in any order; `__p` int64, `__row` int64 if there are values.
+        table: all rows of these units, in any order, without nulls.
+        bounds: the bounds and the measurements.
 
-    Returns:
-        One row for each key: the key columns, `__units`, `__rows` and `__v0 ..` (int64 sums of codes).
+    Yields:
+        Each key once: the key columns, and `__m0 ..` (int64, or lists of int64 of a wide measurement's width).
     """
-    import pyarrow as pa
-
-    order, starts, unit = _grouped(table, bounds)
-    # Position of each (unit, partition) among the partitions of its unit.
-    first = np.flatnonzero(np.concatenate([[True], unit[1:] != unit[:-1]])) if len(unit) else np.zeros(0, np.int64)
-    position = np.arange(len(unit)) - np.repeat(first, np.diff(np.append(first, len(unit))))
-    kept = position < bounds.max_partitions
-
-    stops = np.append(starts[1:], len(order))
-    columns: dict[str, Any] = {key: table.column(key).take(_arrow(order[starts[kept]])) for key in bounds.keys}
-    columns["__units"] = np.ones(int(kept.sum()), dtype=np.int64)
-    columns["__rows"] = np.minimum(stops - starts, bounds.max_rows)[kept].astype(np.int64)
-    for name, sums in zip(bounds.values, _value_sums(table, order, starts, stops, bounds), strict=True):
-        columns[name] = sums[kept]
-    grouped = pa.table(columns).group_by(list(bounds.keys), use_threads=False)
-    summed = grouped.aggregate([(name, "sum") for name in bounds.totals])
-    return summed.rename_columns({f"{name}_sum": name for name in bounds.totals}).select([*bounds.keys, *bounds.totals])
+    if not table.num_rows:
+        return
+    units, unit_hashes = _dense(table, [f"__u{i}" for i in range(bounds.units)], bounds.salts.partitions)
+    keys, key_hashes, names = _dense_keys(table, bounds)
+    rows = _sorted(table, bounds, units, keys)
+    pair_hashes = mixed_with(unit_hashes[rows.units], key_hashes[rows.keys])
+    position, counts = _positions(rows, pair_hashes, bounds, names)
+    weights = _weights(rows, bounds, position, counts, names)
+    if bounds.max_partitions is not None and int(counts.max()) > bounds.max_partitions:
+        kept = np.flatnonzero(position < bounds.max_partitions)
+        rows, pair_hashes = _restricted(rows, kept), pair_hashes[kept]
+    chosen = _chosen_rows(rows, pair_hashes, bounds, table)
+    yield from summed(bounds, Pairs(table=table, rows=rows, chosen=chosen), weights, names)
 
 
-def _grouped(table: pa.Table, bounds: Bounds) -> tuple[Indices, Indices, Indices]:
-    """Rows in order of (unit, partition rank), where each (unit, partition) starts, and each one's unit."""
-    codes = _unit_codes(table, bounds.units)
-    ranks = table.column("__p").to_numpy().view(np.uint64) ^ np.uint64(1 << 63)  # signed order as unsigned
-    bits = max(1, int(codes.max(initial=0)).bit_length())
-    word = (codes.astype(np.uint64) << np.uint64(64 - bits)) | (ranks >> np.uint64(bits))
-    order = np.argsort(word)
-    changes = word[order][1:] != word[order][:-1]
-    if _runs_mix_partitions(table, bounds, order, changes, ranks):
-        order = _exact_order(table, bounds, codes, ranks)
-        changes = _key_changes(table, bounds, order) | (codes[order][1:] != codes[order][:-1])
-    starts = np.flatnonzero(np.concatenate([[True], changes])) if len(order) else np.zeros(0, np.int64)
-    return order, starts, codes[order[starts]]
+# --- who is who -------------------------------------------------------------------------------------------------------
 
 
-def _unit_codes(table: pa.Table, units: Sequence[str]) -> Indices:
-    """Dense codes of the units: equal exactly where all unit columns are."""
-    codes = _codes(table.column(units[0]))
-    for name in units[1:]:
-        more = _codes(table.column(name))
-        _, codes = np.unique(codes * (int(more.max(initial=0)) + 1) + more, return_inverse=True)
-    return codes
+def _dense(table: pa.Table, columns: Sequence[str], salt: int) -> tuple[Indices, Hashes]:
+    """Dense codes of rows that are equal in `columns`, and the hash of each code's contents."""
+    codes, values = dense_codes(table.column(columns[0]))
+    hashes = content_hashes(values, salt)
+    for name in columns[1:]:
+        more, values = dense_codes(table.column(name))
+        both, codes = np.unique(codes * len(values) + more, return_inverse=True)
+        hashes = mixed_with(hashes[both // len(values)], content_hashes(values, salt)[both % len(values)])
+    return codes, hashes
 
 
-def _codes(column: pa.ChunkedArray[Any]) -> Indices:
-    encoded: Any = column.combine_chunks().dictionary_encode()
-    return np.asarray(encoded.indices.to_numpy(), dtype=np.int64)
+def _dense_keys(table: pa.Table, bounds: Bounds) -> tuple[Indices, Hashes, dict[str, pa.Array[Any]]]:
+    """Dense codes of the partitions, their hashes, and the key columns by code."""
+    salt, names = bounds.salts.partitions + 1, bounds.key_names
+    if len(names) == 1:
+        codes, values = dense_codes(table.column(names[0]))
+        return codes, content_hashes(values, salt), {names[0]: values}
+    codes, hashes = _dense(table, names, salt)
+    first = np.zeros(len(hashes), dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    columns = {name: _plain(table.column(name).take(int_column(first))) for name in names}
+    return codes, hashes, columns
 
 
-def _arrow(indices: Indices) -> pa.Int64Array:
-    import pyarrow as pa
-
-    return pa.array(indices, pa.int64())
-
-
-def _runs_mix_partitions(
-    table: pa.Table, bounds: Bounds, order: Indices, changes: NDArray[np.bool_], ranks: NDArray[np.uint64]
-) -> bool:
-    """Whether a run of equal words holds two partitions: different full ranks, or one rank for two keys."""
-    same = ~changes
-    sorted_ranks = ranks[order]
-    if np.any(same & (sorted_ranks[1:] != sorted_ranks[:-1])):
-        return True
-    return bool(np.any(same & _key_changes(table, bounds, order)))
+def _plain(column: pa.ChunkedArray[Any]) -> pa.Array[Any]:
+    values: Any = column.combine_chunks()
+    decoded: pa.Array[Any] = values.dictionary_decode() if hasattr(values, "dictionary_decode") else values
+    return decoded
 
 
-def _key_changes(table: pa.Table, bounds: Bounds, order: Indices) -> NDArray[np.bool_]:
-    """Between which neighbors in this order the key differs."""
-    changes = np.zeros(max(0, len(order) - 1), dtype=np.bool_)
-    for key in bounds.keys:
-        codes = _codes(table.column(key))[order]
-        changes |= codes[1:] != codes[:-1]
-    return changes
+# --- sorting ----------------------------------------------------------------------------------------------------------
 
 
-def _exact_order(table: pa.Table, bounds: Bounds, codes: Indices, ranks: NDArray[np.uint64]) -> Indices:
-    """Order by unit, full rank, then key: what the shortened word stands for."""
+def _sorted(table: pa.Table, bounds: Bounds, units: Indices, keys: Indices) -> Rows:
+    unit_bits = int(units.max()).bit_length()
+    key_bits = int(keys.max()).bit_length()
+    vectors = any(bits == 0 for bits in bounds.bits)
+    code_bits = sum(bounds.bits)
+    order: Indices | None = None
+    if not vectors and unit_bits + key_bits + code_bits <= 63:
+        word = units << key_bits
+        word |= keys
+        for i, bits in enumerate(bounds.bits):
+            word <<= bits
+            word |= table.column(f"__v{i}").to_numpy()
+        word.sort()
+        codes, rest = [], code_bits
+        for bits in bounds.bits:
+            rest -= bits
+            codes.append((word >> rest) & ((1 << bits) - 1))
+        pairs = word >> code_bits
+    else:
+        columns = [_narrow(table, i) if bits else _vector_order(table, i) for i, bits in enumerate(bounds.bits)]
+        order = np.lexsort((*reversed(columns), keys, units))
+        codes = [
+            column[order] if bits else np.zeros(0, np.int64) for column, bits in zip(columns, bounds.bits, strict=True)
+        ]
+        pairs = (units[order] << key_bits) | keys[order]
+    starts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
+    first = pairs[starts]
+    return Rows(
+        codes=codes,
+        order=order,
+        starts=starts,
+        stops=np.append(starts[1:], len(pairs)),
+        units=first >> key_bits,
+        keys=first & ((1 << key_bits) - 1),
+    )
+
+
+def _narrow(table: pa.Table, position: int) -> Indices:
+    return table.column(f"__v{position}").to_numpy().astype(np.int64, copy=False)
+
+
+def _vector_order(table: pa.Table, position: int) -> Indices:
+    """Ranks of vectors by content: equal exactly where vectors are."""
+    matrix = matrix_of(table, position)
+    rows = np.ascontiguousarray(matrix).view(np.dtype((np.void, matrix.dtype.itemsize * matrix.shape[1]))).ravel()
+    return np.unique(rows, return_inverse=True)[1].astype(np.int64)
+
+
+# --- partitions of a unit ---------------------------------------------------------------------------------------------
+
+
+def _positions(rows: Rows, hashes: Hashes, bounds: Bounds, names: dict[str, pa.Array[Any]]) -> tuple[Indices, Indices]:
+    """Each pair's rank among the partitions of its unit, from 0, and how many partitions its unit has.
+
+    Ranks are told only where some unit has more partitions than are kept; elsewhere any order will do.
+    """
+    firsts = np.flatnonzero(np.concatenate([[True], rows.units[1:] != rows.units[:-1]]))
+    sizes = np.diff(np.append(firsts, len(rows.units)))
+    counts = np.repeat(sizes, sizes)
+    position = np.arange(len(rows.units)) - np.repeat(firsts, sizes)
+    limits = [limit for limit in (bounds.max_partitions, bounds.max_weighted or None) if limit is not None]
+    if not limits or int(sizes.max()) <= min(limits):
+        return position, counts
+    crowded = np.flatnonzero(counts > min(limits))
+    order = _order_by_hash(rows.units[crowded], hashes[crowded], lambda: _content_ranks(rows.keys[crowded], names))
+    ranked = crowded[order]
+    ranks = np.empty(len(position), dtype=np.int64)
+    # Pairs of one unit fill the same places in both orders, so the places' positions are the ranks.
+    ranks[ranked] = position[crowded]
+    position[crowded] = ranks[crowded]
+    return position, counts
+
+
+def _order_by_hash(groups: Indices, hashes: Hashes, ties: Any) -> Indices:
+    """Order by (group, hash); `ties` gives the rank of contents where hashes are equal.
+
+    `groups` ascend already. One sort of words that hold the group, the hash's upper bits and the index.
+    """
+    n = len(groups)
+    dense = np.cumsum(np.concatenate([[0], (groups[1:] != groups[:-1]).astype(np.int64)])).astype(np.uint64)
+    group_bits, index_bits = int(dense[-1]).bit_length(), max(1, (n - 1).bit_length())
+    hash_bits = 64 - group_bits - index_bits
+    if hash_bits >= 20:
+        shift = np.uint64(index_bits)
+        word = hashes >> np.uint64(group_bits + index_bits) << shift
+        if group_bits:
+            word |= dense << np.uint64(64 - group_bits)
+        word |= np.arange(n, dtype=np.uint64)
+        word.sort()
+        upper = word >> shift
+        if not np.any(upper[1:] == upper[:-1]):
+            return (word & np.uint64((1 << index_bits) - 1)).astype(np.int64)
+    order = np.lexsort((hashes, dense))
+    same = (hashes[order][1:] == hashes[order][:-1]) & (dense[order][1:] == dense[order][:-1])
+    return np.lexsort((ties(), hashes, dense)) if np.any(same) else order
+
+
+def _content_ranks(codes: Indices, names: dict[str, pa.Array[Any]]) -> Indices:
+    """Ranks of keys by their contents, which do not depend on what else is in the table."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    columns: dict[str, Any] = {"unit": pa.array(codes), "rank": pa.array(ranks)}
-    columns |= {f"key{i}": table.column(key) for i, key in enumerate(bounds.keys)}
-    indices = pc.sort_indices(pa.table(columns), sort_keys=[(name, "ascending") for name in columns])
-    return np.asarray(indices.to_numpy(), dtype=np.int64)
+    columns = pa.table(dict(names))
+    order = pc.sort_indices(columns, sort_keys=[(name, "ascending") for name in names]).to_numpy()
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks[codes]
 
 
-def _value_sums(table: pa.Table, order: Indices, starts: Indices, stops: Indices, bounds: Bounds) -> list[Indices]:
-    """For each (unit, partition), the sum of each value's codes over its `max_rows` lowest rows."""
-    if not bounds.value_bits:
-        return []
-    if not len(starts):
-        return [np.zeros(0, dtype=np.int64) for _ in bounds.values]
-    rows: Indices = table.column("__row").to_numpy()[order]
-    if bounds.packed and bounds.max_rows == 1:
-        return _unpacked(np.minimum.reduceat(rows, starts), bounds.value_bits)
-    group = np.repeat(np.arange(len(starts)), stops - starts)
-    if bounds.packed:
-        within = np.lexsort((rows, group))
-        codes = _unpacked(rows[within], bounds.value_bits)
-    else:
-        values = [table.column(name).to_numpy()[order] for name in bounds.values]
-        within = np.lexsort((*reversed(values), rows, group))
-        codes = [value[within] for value in values]
-    chosen = np.arange(len(rows)) - np.repeat(starts, stops - starts) < bounds.max_rows
-    return [np.add.reduceat(np.where(chosen, code, 0), starts) for code in codes]
+def _weights(
+    rows: Rows, bounds: Bounds, position: Indices, counts: Indices, names: dict[str, pa.Array[Any]]
+) -> tuple[Indices, NDArray[np.float64]]:
+    """The keys that selection weights go to, one for each pair, and the weights: each unit's have norm 1."""
+    given = np.flatnonzero(position < bounds.max_weighted)
+    keys = rows.keys[given]
+    if bounds.found is None:
+        return keys, 1 / np.sqrt(np.minimum(counts[given], bounds.max_weighted))
+    open_keys = ~bounds.found.among(names)[keys]
+    units = rows.units[given]
+    shares = np.bincount(units, open_keys)[units]
+    return keys, np.where(open_keys, 1 / np.sqrt(np.maximum(shares, 1)), 0.0)
 
 
-def _unpacked(rows: Indices, value_bits: Sequence[int]) -> list[Indices]:
-    codes, offset = [], CODE_BITS
-    for bits in value_bits:
-        offset -= bits
-        codes.append((rows >> offset) & ((1 << bits) - 1))
-    return codes
+def _restricted(rows: Rows, kept: Indices) -> Rows:
+    """The rows of some pairs alone."""
+    lengths = rows.stops[kept] - rows.starts[kept]
+    stops = np.cumsum(lengths)
+    starts = stops - lengths
+    at = np.repeat(rows.starts[kept] - starts, lengths)
+    at += np.arange(len(at))
+    return Rows(
+        codes=[codes[at] if len(codes) else codes for codes in rows.codes],
+        order=None if rows.order is None else rows.order[at],
+        starts=starts,
+        stops=stops,
+        units=rows.units[kept],
+        keys=rows.keys[kept],
+    )
+
+
+# --- rows of a partition ----------------------------------------------------------------------------------------------
+
+
+def _chosen_rows(rows: Rows, pair_hashes: Hashes, bounds: Bounds, table: pa.Table) -> NDArray[np.bool_] | None:
+    """Which rows count; None: all of them."""
+    sizes = rows.stops - rows.starts
+    if bounds.max_rows is None or int(sizes.max()) <= bounds.max_rows:
+        return None
+    n = int(rows.stops[-1])
+    crowded = np.flatnonzero(sizes > bounds.max_rows)
+    lengths = sizes[crowded]
+    ends = np.cumsum(lengths)
+    within = np.arange(int(ends[-1])) - np.repeat(ends - lengths, lengths)
+    at = np.repeat(rows.starts[crowded], lengths) + within
+    chosen = np.ones(n, dtype=np.bool_)
+    if not bounds.bits:
+        chosen[at] = within < bounds.max_rows
+        return chosen
+    group = np.repeat(np.arange(len(crowded)), lengths)
+    codes = [_codes_at(rows, bounds, i, at, table) for i in range(len(bounds.bits))]
+    # j numbers rows that are equal in unit, key and codes; such rows are side by side.
+    new = np.concatenate([[True], group[1:] != group[:-1]])
+    for code in codes:
+        new[1:] |= code[1:] != code[:-1]
+    run = np.flatnonzero(new)
+    repeat = np.arange(len(at)) - np.repeat(run, np.diff(np.append(run, len(at))))
+    salt = np.full(1, bounds.salts.rows % 2**64, dtype=np.uint64)
+    hashes = np.repeat(mixed_with(pair_hashes[crowded], salt), lengths)
+    for code in codes:
+        hashes = mixed_with(hashes, code.view(np.uint64))
+    hashes = mixed_with(hashes, repeat.view(np.uint64))
+    order = _order_by_hash(group, hashes, lambda: np.arange(len(at)))
+    keep = np.zeros(len(at), dtype=np.bool_)
+    keep[order] = within < bounds.max_rows
+    chosen[at] = keep
+    return chosen
+
+
+def _codes_at(rows: Rows, bounds: Bounds, code: int, at: Indices, table: pa.Table) -> Indices:
+    """A code at some sorted rows; of vectors, a hash of their contents."""
+    if bounds.bits[code]:
+        return rows.codes[code][at]
+    assert rows.order is not None
+    matrix = matrix_of(table, code)[rows.order[at]]
+    hashes = np.zeros(len(at), dtype=np.uint64)
+    for column in range(matrix.shape[1]):
+        hashes = mixed_with(hashes, matrix[:, column].astype(np.int64).view(np.uint64))
+    return hashes.view(np.int64)

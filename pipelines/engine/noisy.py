@@ -1,39 +1,43 @@
-"""Noise, selection and outputs, on aggregated rows only: the one place where exact sums end.
+"""Noise, selection and outputs, on summed rows only: the one place where exact sums end.
 
-Noise touches data once. It is a keyed function of (release, measurement, partition key), so a task that Spark runs
-again, a speculative copy, or a second action computes the same bytes. Exact sums live in memory and in shuffle
-blocks, never in a file of ours.
-
-The partition's 128-bit block is `SHA-256(hex of each key column's bytes, joined by commas)[:16]`: of the bytes, because
-a text that is not valid UTF-8 would turn into replacement characters on its way through a string function, and two such
-keys would share their noise.
+Noise touches data once. It is a keyed function of (release, measurement, coordinate, partition key), so a task that
+Spark runs again, a speculative copy, or a second action computes the same bytes. Exact sums live in memory and in
+shuffle blocks, never in a file of ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipelines.calibration import Calibration
-from pipelines.definitions import Signal
-from pipelines.measurements import OutputKind, Recipe
+from pipelines.definitions import PublicPartitions, Signal
+from pipelines.engine.blocks import blocks_of
+from pipelines.engine.first_round import Found
+from pipelines.engine.inputs import SignalInputs, public_values
+from pipelines.engine.outputs import Released, tree_levels
+from pipelines.engine.sums import int_matrix, merged_sums
+from pipelines.measurements import Measure
 from pipelines.noise import BLOCK_BYTES, Distribution, NoiseSource, discrete_gaussian, discrete_laplace
+from pipelines.recipes import Recipe
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["add_noise"]
+__all__ = ["Noising", "add_noise", "noisy_late"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Noise:
     """One measurement's noise by its parameters: tables are rebuilt in the worker, not shipped with the task."""
 
-    measurement: str
+    measure: Measure
     gaussian: bool
     scale: float
 
@@ -42,124 +46,167 @@ class _Noise:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Column:
-    """One output: which measurements it uses, by position."""
+class Noising:
+    """From exact sums to released rows; runs in the Python worker.
 
-    name: str
-    kind: OutputKind
-    measure: int
-    count: int | None
-    grid_step: float
-    centre: int
-    lower: float
-    upper: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stage:
-    """What runs in the Python worker, on Arrow batches of aggregated rows."""
+    Attributes:
+        source: where noise comes from.
+        noises: one for each measurement, in order.
+        released: how columns are computed.
+        keys: the released names of the keys.
+        units: position of the measurement that selects, or None.
+        threshold: smallest noisy value of it that is released.
+        found: keys that a first round found already, or None.
+    """
 
     source: NoiseSource
     noises: tuple[_Noise, ...]
-    columns: tuple[_Column, ...]
+    released: Released
     keys: tuple[str, ...]
     units: int | None
     threshold: int | None
+    found: Found | None = None
+
+    @classmethod
+    def of(
+        cls,
+        signal: Signal,
+        recipe: Recipe,
+        calibration: Calibration,
+        source: NoiseSource,
+        found: Found | None = None,
+    ) -> Noising:
+        """For a signal."""
+        names = [mechanism.measure.name for mechanism in calibration.summed]
+        return cls(
+            source=source,
+            noises=tuple(
+                _Noise(measure=m.measure, gaussian=m.name == "discrete Gaussian", scale=m.distribution.scale)
+                for m in calibration.summed
+            ),
+            released=Released.of(recipe, calibration),
+            keys=signal.entity.keys,
+            units=None if recipe.units is None else names.index(recipe.units),
+            threshold=calibration.threshold,
+            found=found,
+        )
 
     def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        distributions = [noise.distribution() for noise in self.noises]
-        for batch in batches:
-            if batch.num_rows:
-                yield self._released(batch, distributions)
-
-    def _released(self, batch: pa.RecordBatch, distributions: list[Distribution]) -> pa.RecordBatch:
-        import numpy as np
+        """The released rows of a Spark partition, which holds all sums of its keys."""
         import pyarrow as pa
 
-        blocks = np.frombuffer(_concatenated(batch.column("__digest")), dtype=np.uint8).reshape(-1, 32)
-        blocks = blocks[:, :BLOCK_BYTES]
-        noisy = [
-            batch.column(f"__m{i}").to_numpy(zero_copy_only=False).astype(np.int64)
-            + self.source.noise(noise.measurement, distribution, blocks)
-            for i, (noise, distribution) in enumerate(zip(self.noises, distributions, strict=True))
-        ]
-        arrays = [batch.column(f"__k{i}") for i in range(len(self.keys))]
-        arrays += [pa.array(_output(column, noisy)) for column in self.columns]
-        released = pa.RecordBatch.from_arrays(arrays, names=[*self.keys, *(column.name for column in self.columns)])
-        if self.units is None or self.threshold is None:
-            return released
-        return released.filter(pa.array(noisy[self.units] >= self.threshold))
+        held = [batch for batch in batches if batch.num_rows]
+        if held:
+            yield from self.table(pa.Table.from_batches(held)).to_batches()
+
+    def table(self, sums: pa.Table) -> pa.Table:
+        """The released rows of some keys, all of whose sums are here.
+
+        Args:
+            sums: `__k0 ..`, `__m0 ..`; a key may have several rows, and nulls are zeros.
+        """
+        import pyarrow as pa
+
+        labels = tuple(f"__k{i}" for i in range(len(self.keys)))
+        exact = merged_sums(sums, labels)
+        blocks = blocks_of([exact.column(label).combine_chunks() for label in labels])
+        noisy = {
+            noise.measure.name: self._noisy(noise, int_matrix(exact.column(f"__m{i}")), blocks)
+            for i, noise in enumerate(self.noises)
+        }
+        if self.units is not None and self.threshold is not None:
+            selected = noisy[self.noises[self.units].measure.name] >= self.threshold
+            if self.found is not None:
+                selected |= self.found.among({label: exact.column(label) for label in labels})
+            exact = exact.select(labels).filter(pa.array(selected))
+            noisy = {name: values[selected] for name, values in noisy.items()}
+        columns: dict[str, Any] = {key: exact.column(label) for key, label in zip(self.keys, labels, strict=True)}
+        return pa.table(columns | self.released.columns(noisy))
+
+    def _noisy(self, noise: _Noise, exact: NDArray[np.int64], blocks: NDArray[np.uint8]) -> NDArray[np.int64]:
+        distribution, measure = noise.distribution(), noise.measure
+        if measure.width == 1 and exact.ndim == 1:
+            return exact + self.source.noise(measure.name, distribution, blocks)
+        if not exact.size:
+            exact = np.zeros((len(blocks), measure.summed_width), dtype=np.int64)
+        noisy = tree_levels(exact, measure.levels) if measure.levels else exact.copy()
+        for coordinate in range(noisy.shape[1]):
+            noisy[:, coordinate] += self.source.noise(f"{measure.name}[{coordinate}]", distribution, blocks)
+        return noisy
 
 
-def _concatenated(digests: pa.Array[Any]) -> bytes:
-    """The 32-byte digests one after the other, without a Python object for each."""
-    import pyarrow as pa
-
-    fixed = digests.cast(pa.binary(32))
-    data = fixed.buffers()[1]
-    return b"" if data is None else data.to_pybytes()[32 * fixed.offset : 32 * (fixed.offset + len(fixed))]
-
-
-def _output(column: _Column, noisy: list[NDArray[np.int64]]) -> NDArray[Any]:
-    """A released column from noisy integers: post-processing."""
-    import numpy as np
-
-    sums = noisy[column.measure]
-    if column.kind is OutputKind.INTEGER or column.count is None:
-        return sums if column.kind is OutputKind.INTEGER else sums * column.grid_step
-    centred = sums / np.maximum(noisy[column.count], 1)
-    return np.clip((centred + column.centre) * column.grid_step, column.lower, column.upper)
+def noisy_late(late: int, recipe: Recipe, calibration: Calibration, source: NoiseSource) -> dict[str, Any]:
+    """The noisy number of units with rows that came too late, for the manifest; empty where it is not measured."""
+    if recipe.late is None:
+        return {}
+    mechanism = calibration.mechanism(recipe.late)
+    block = np.frombuffer(hashlib.sha256(b"late").digest()[:BLOCK_BYTES], dtype=np.uint8).reshape(1, -1)
+    noise = int(source.noise(recipe.late, mechanism.distribution, block)[0])
+    return {"late_units": late + noise, "noise_stddev": mechanism.noise_stddev}
 
 
 def add_noise(
-    sums: DataFrame, signal: Signal, recipe: Recipe, calibration: Calibration, source: NoiseSource, *, files: int = 1
+    sums: DataFrame,
+    signal: Signal,
+    recipe: Recipe,
+    calibration: Calibration,
+    source: NoiseSource,
+    inputs: SignalInputs,
+    spark: SparkSession,
+    found: Found | None = None,
 ) -> DataFrame:
-    """The released table: the entity's keys and the signal's outputs, in `files` partitions sorted by key.
+    """The released table: the entity's keys and the signal's outputs, in no particular order.
 
-    Counts are int64, sums and means float64. Rows below the selection threshold are dropped.
+    With public partitions every public key gets a row, noise alone where nobody is. With private selection rows below
+    the threshold are dropped.
 
-    Which row lands in which file, and where, is a function of the released rows alone: they are exchanged once more
-    after selection. Otherwise Spark would split files by the exact sizes before it, unselected keys included.
+    Args:
+        sums: what `bounding.bound` gives.
+        signal: the definition.
+        recipe: its measurements and outputs.
+        calibration: its noise.
+        source: where the noise comes from.
+        inputs: for the public keys.
+        spark: the session.
+        found: keys of a first round.
     """
     from pyspark.sql import functions as F
 
-    names = [mechanism.measure.name for mechanism in calibration.mechanisms]
-    stage = _Stage(
-        source=source,
-        noises=tuple(
-            _Noise(
-                measurement=mechanism.measure.name,
-                gaussian=mechanism.name == "discrete Gaussian",
-                scale=mechanism.distribution.scale,
-            )
-            for mechanism in calibration.mechanisms
-        ),
-        columns=tuple(
-            _Column(
-                name=output.name,
-                kind=output.kind,
-                measure=names.index(output.measure),
-                count=None if output.count is None else names.index(output.count),
-                grid_step=(measure := recipe.measure(output.measure)).grid_step,
-                centre=measure.centre,
-                lower=0.0 if measure.interval is None else measure.interval.lower,
-                upper=0.0 if measure.interval is None else measure.interval.upper,
-            )
-            for output in recipe.outputs
-        ),
-        keys=signal.entity.keys,
-        units=None if recipe.units is None else names.index(recipe.units),
-        threshold=calibration.threshold,
-    )
     keys = [f"__k{i}" for i in range(len(signal.entity.keys))]
-    texts = (F.hex(F.col(key).cast("string").cast("binary")) for key in keys)
-    digest = F.unhex(F.sha2(F.concat_ws(",", *texts), 256))
+    measures = [f"__m{i}" for i in range(len(calibration.summed))]
     types = dict(sums.dtypes)
+    exact = sums.where(F.col("__k0").isNotNull()).select(*keys, *measures)
+    if isinstance(signal.partitions, PublicPartitions):
+        public = _public_keys(signal, signal.partitions, inputs, types, spark)
+        empty = [F.lit(None).cast(types[name]).alias(name) for name in measures]
+        exact = exact.unionByName(public.select(*keys, *empty))
+    noising = Noising.of(signal, recipe, calibration, source, found)
     schema = ", ".join(
         [
             *(f"`{name}` {types[key]}" for name, key in zip(signal.entity.keys, keys, strict=True)),
-            *(f"`{o.name}` {'bigint' if o.kind is OutputKind.INTEGER else 'double'}" for o in recipe.outputs),
+            *(f"`{name}` {kind}" for name, kind in released_types(recipe).items()),
         ]
     )
-    released = sums.withColumn("__digest", digest).mapInArrow(stage, schema)
-    return released.repartition(files, *signal.entity.keys).sortWithinPartitions(*signal.entity.keys)
+    return exact.repartition(*keys).mapInArrow(noising, schema)
+
+
+def released_types(recipe: Recipe) -> Mapping[str, str]:
+    """Released column → Spark type."""
+    return {column.name: _SPARK_TYPES[column.type] for column in recipe.columns}
+
+
+_SPARK_TYPES = {"int64": "bigint", "float64": "double", "string": "string", "vector": "array<float>"}
+
+
+def _public_keys(
+    signal: Signal, partitions: PublicPartitions, inputs: SignalInputs, types: dict[str, str], spark: SparkSession
+) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    product: DataFrame | None = None
+    for i, key in enumerate(signal.entity.keys):
+        name = f"__k{i}"
+        values = public_values(partitions, inputs, key, types[name], spark).withColumnRenamed(key, name)
+        product = values if product is None else product.crossJoin(F.broadcast(values))
+    assert product is not None
+    return product

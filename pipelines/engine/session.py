@@ -1,4 +1,9 @@
-"""One Spark session, quiet: no UI, no event log, no log lines, so that exact intermediate counts show nowhere."""
+"""One Spark session, quiet: no UI, no event log, no log lines, so that exact intermediate counts show nowhere.
+
+The same session drives a cluster: `spark.master` names it, and a run must be able to read the project's folder, this
+interpreter's path and this code's folder under the same paths on every machine. Which address executors call the
+driver back at is Spark's own choice (`SPARK_LOCAL_IP` overrules it).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from governance.errors import EnvironmentProblem
@@ -50,10 +56,14 @@ def spark_session(settings: Spark) -> SparkSession:
         .config("spark.ui.enabled", False)
         .config("spark.ui.showConsoleProgress", False)
         .config("spark.eventLog.enabled", False)
+        .config("spark.log.level", "OFF")
         .config("spark.driver.extraJavaOptions", "-XX:+UseParallelGC -XX:ReservedCodeCacheSize=256m")
     )
     if settings.master.startswith("local"):
         builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
+    else:
+        for name, value in _cluster_settings(settings).items():
+            builder = builder.config(name, value)
     try:
         with _silent_children():
             session = builder.getOrCreate()
@@ -65,6 +75,15 @@ def spark_session(settings: Spark) -> SparkSession:
     # Workers run this interpreter, with its packages; PYSPARK_PYTHON is the environment's, which is not ours to set.
     session.sparkContext.pythonExec = sys.executable
     return _configured(session, settings)
+
+
+def _cluster_settings(settings: Spark) -> dict[str, str]:
+    """What executors need: memory, silence, and the folder that this code is imported from."""
+    return {
+        "spark.executor.memory": settings.executor_memory,
+        "spark.executor.syncLogLevel.enabled": "true",
+        "spark.executorEnv.PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+    }
 
 
 def _own_session(active: SparkSession, settings: Spark) -> SparkSession:

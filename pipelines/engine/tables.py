@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from governance.canonical import sha256_file
 from governance.errors import ColumnMissing, ColumnTypeError, ConfigError, EmptyInput, InputMissing
 from governance.files import write_atomic
+from pipelines.engine.layout import LAYOUT_NAME, Layout
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +37,7 @@ class Table:
         rows: how many rows it has: private where the table is; it sizes buffers and is told to nobody.
         without_nulls: columns of which every footer says that they have no null.
         with_nulls: columns of which some footer says that they have one.
+        layout: how `hedgerow ingest` laid it out, or None.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Table:
     rows: int
     without_nulls: frozenset[str]
     with_nulls: frozenset[str]
+    layout: Layout | None = None
 
     def type_of(self, column: str) -> pa.DataType:
         """A column's type.
@@ -142,12 +145,18 @@ def open_table(root: Path, name: str) -> Table:
     Raises:
         InputMissing: nothing there, or not parquet.
         EmptyInput: no row.
+        LayoutCorrupt: it is laid out by person, and its files are not as its layout says.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = (root / name).resolve()
-    if path.is_dir():
+    layout = Layout.read(path) if (path / LAYOUT_NAME).is_file() else None
+    if layout is not None:
+        files = layout.files_in(path)
+        if not files:
+            raise EmptyInput(name)
+    elif path.is_dir():
         hidden = ("_", ".")
         files = tuple(
             sorted(
@@ -175,7 +184,16 @@ def open_table(root: Path, name: str) -> Table:
     if not rows:
         raise EmptyInput(name)
     clean, nulls = _null_columns(footers)
-    return Table(name=name, path=path, files=files, schema=schema, rows=rows, without_nulls=clean, with_nulls=nulls)
+    return Table(
+        name=name,
+        path=path,
+        files=files,
+        schema=schema,
+        rows=rows,
+        without_nulls=clean,
+        with_nulls=nulls,
+        layout=layout,
+    )
 
 
 def _one_schema(name: str, schemas: list[pa.Schema]) -> pa.Schema:

@@ -114,7 +114,7 @@ WRONG_TYPES = [
 ]
 
 UNLAWFUL = [
-    ("schema", "hedgerow.release/2", "another schema"),
+    ("schema", "hedgerow.release/1", "another schema"),
     ("schema", None, "another schema"),
     ("release_id", "../../etc/v1/x", "manifest.release_id: found '../../etc/v1/x'"),
     ("release_id", "genre_weekly/v1/..", "manifest.release_id"),
@@ -143,7 +143,7 @@ def test_wrong_values_are_refused(manifest: Manifest, path: str, value: Any, mes
     at(path, value)(document)
     with pytest.raises(ReleaseCorrupt) as caught:
         Manifest.from_bytes(canonical_bytes(document), "here")
-    assert str(caught.value).startswith("here: not a hedgerow.release/1 manifest (")
+    assert str(caught.value).startswith("here: not a hedgerow.release/2 manifest (")
     assert message in str(caught.value)
     assert str(caught.value).endswith("restore the release from a backup or run it again")
 
@@ -176,15 +176,15 @@ def test_unknown_and_missing_fields_are_refused(manifest: Manifest, where: str) 
         b"null",
         b"[]",
         b"5",
-        b'"hedgerow.release/1"',
+        b'"hedgerow.release/2"',
         b"\xff\xfe\x00",
-        b'{"schema":"hedgerow.release/1"}',
+        b'{"schema":"hedgerow.release/2"}',
         b"[" * 100_000,
         b'{"schema":' + b'{"a":' * 100_000,
     ],
 )
 def test_bytes_that_are_no_manifest(data: bytes) -> None:
-    with pytest.raises(ReleaseCorrupt, match=r"here: not a hedgerow\.release/1 manifest"):
+    with pytest.raises(ReleaseCorrupt, match=r"here: not a hedgerow\.release/2 manifest"):
         Manifest.from_bytes(data, "here")
 
 
