@@ -13,7 +13,7 @@ Reading guide
 """
 
 from governance.disclosure.build import Accounting, disclosure_of
-from governance.disclosure.collect import Disclosed, disclose
+from governance.disclosure.collect import Disclosed, disclose, record_lineage
 from governance.disclosure.hazards import HAZARDS, hazards_of
 from governance.disclosure.model import Disclosure, Proof, schema
 from governance.disclosure.output import DisclosureFiles, write_disclosures
@@ -29,6 +29,7 @@ __all__ = [
     "disclose",
     "disclosure_of",
     "hazards_of",
+    "record_lineage",
     "registry_entry",
     "registry_schema",
     "schema",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from governance.disclosure.build import Accounting, disclosure_of
@@ -11,14 +12,25 @@ from governance.disclosure.model import Disclosure, Proof
 from governance.disclosure.registry import registry_entry
 from governance.errors import ReleaseError
 from governance.ledger import Balance, Entry, EntryKind, Ledger
-from governance.policy import Policy
+from governance.policy import Policy, load_policy
 from governance.release import Manifest, ReleaseStore
 from governance.settings import Account, Settings
 
 if TYPE_CHECKING:
     from openlineage.client.event_v2 import RunEvent
 
-__all__ = ["Committed", "Disclosed", "committed", "disclose", "proof_of", "renewal_of"]
+__all__ = [
+    "LINEAGE_FILE",
+    "Committed",
+    "Disclosed",
+    "committed",
+    "disclose",
+    "proof_of",
+    "record_lineage",
+    "renewal_of",
+]
+
+LINEAGE_FILE = "lineage.ndjson"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +118,21 @@ def disclose(settings: Settings, ledger: Ledger, policy: Policy) -> tuple[tuple[
             Disclosed(manifest=manifest, disclosure=disclosure, events=events, registry=registry_entry(disclosure))
         )
     return tuple(disclosed), left_out
+
+
+def record_lineage(settings: Settings, ledger: Ledger) -> Path:
+    """Writes the lineage of every committed release to `lineage.ndjson` in the state folder; whole or not at all.
+
+    Raises:
+        LedgerCorrupt: the ledger does not hold together.
+        OSError: the folder cannot be written.
+    """
+    from governance.lineage import write_events
+
+    disclosed, _ = disclose(settings, ledger, load_policy(settings))
+    path = settings.state_dir / LINEAGE_FILE
+    write_events(path, (event for item in disclosed for event in item.events))
+    return path
 
 
 def proof_of(document: Mapping[str, Any]) -> Proof:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from governance.disclosure.collect import Disclosed
+from governance.disclosure.collect import LINEAGE_FILE, Disclosed
 from governance.disclosure.model import schema
 from governance.disclosure.registry import registry_schema
 from governance.errors import EnvironmentProblem
@@ -52,7 +52,7 @@ def write_disclosures(disclosed: Sequence[Disclosed], directory: Path) -> Disclo
     files = DisclosureFiles(
         disclosures=tuple(directory / f"{_name(item)}.json" for item in disclosed),
         registry=tuple(directory / "registry" / f"{_name(item)}.yaml" for item in disclosed),
-        lineage=directory / "lineage.ndjson",
+        lineage=directory / LINEAGE_FILE,
     )
     try:
         for item, path, entry in zip(disclosed, files.disclosures, files.registry, strict=True):

@@ -17,7 +17,15 @@ from openlineage.client.serde import Serde
 from typer.testing import CliRunner
 
 from governance.canonical import canonical_bytes, sha256_hex
-from governance.disclosure import HAZARDS, Disclosed, disclose, registry_schema, schema, write_disclosures
+from governance.disclosure import (
+    HAZARDS,
+    Disclosed,
+    disclose,
+    record_lineage,
+    registry_schema,
+    schema,
+    write_disclosures,
+)
 from governance.ledger import Ledger, open_ledger
 from governance.lineage import event_sha256
 from governance.policy import load_policy
@@ -262,6 +270,16 @@ def test_files_hold_the_documents_and_nothing_else(disclosed: tuple[Disclosed, .
     assert len(lines) == 2 * len(disclosed)
     for item, line in zip(disclosed, lines[1::2], strict=True):
         assert sha256_hex(canonical_bytes(json.loads(line))) == item.disclosure.lineage.openlineage_event_sha256
+
+
+def test_a_run_leaves_the_lineage_of_all_that_is_committed(shop: tuple[Settings, Ledger]) -> None:
+    settings, ledger = shop
+    path = record_lineage(settings, ledger)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert path == settings.state_dir / "lineage.ndjson"
+    assert [json.loads(line)["eventType"] for line in lines] == ["START", "COMPLETE"] * 3
+    assert record_lineage(settings, ledger).read_text(encoding="utf-8").splitlines() == lines
+    assert not [left for left in settings.state_dir.iterdir() if left.name.endswith(".tmp")]
 
 
 def test_no_value_and_no_count_of_raw_rows_is_told(disclosed: tuple[Disclosed, ...], tmp_path: Path) -> None:
