@@ -267,8 +267,9 @@ def run(
 ) -> None:
     """Release signals: bound, aggregate, add noise, select, publish atomically.
 
-    What is there already is left as it is, and costs nothing again.
+    What is there already is left as it is, and costs nothing again. Lineage is written beside the ledger.
     """
+    from governance.disclosure import record_lineage
     from pipelines.run import run as run_signals
 
     settings = load_settings(project)
@@ -280,6 +281,7 @@ def run(
         )
     with open_ledger(settings) as ledger:
         balances = ledger.balances()
+        record_lineage(settings, ledger)
     if as_json:
         typer.echo(json.dumps(_run_json(results, balances)))
         return
