@@ -60,6 +60,8 @@ COMMANDS = (
             help="Explain what signals protect and cost; reads no data."),
     Command(name="policy", module="pipelines.policy_cli", attribute="app", extra="pipelines",
             help="Hold definitions against the policy; test the policy itself."),
+    Command(name="ingest", module="pipelines.ingest_cli", attribute="ingest", extra="pipelines",
+            help="Lay events out by person: releases then exchange no rows."),
     Command(name="run", module="pipelines.cli", attribute="run", extra="pipelines",
             help="Release signals: bound, aggregate, add noise, publish atomically."),
     Command(name="publish", module="serving.cli", attribute="publish", extra="serving",
