@@ -99,6 +99,8 @@ def make_events(
         "value": value[order].tolist(),
         "ts": moment[order].tolist(),
         "event_id": list(range(len(order))),
+        "tag": [("a", "b", "é", "other")[i] for i in ((user + item) % 4)[order].tolist()],
+        "vector": np.stack([value, user % 5 - 2, item % 3], axis=1)[order].tolist(),
     }
     return columns
 

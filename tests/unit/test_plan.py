@@ -134,13 +134,25 @@ def test_the_json_says_what_the_plan_says(settings: Settings, budget: Any) -> No
     assert document["epsilon"] == plan.calibration.epsilon
     assert document["selection"] == {"kind": "public", "threshold": None, "delta": 0.0, "release_probability": []}
     by_name = {measurement["name"]: measurement for measurement in document["measurements"]}
-    assert set(by_name) == {"n", "s", "m.centred_sum"}
+    assert set(by_name) == {"n", "s.centred_sum", "m.centred_sum"}
     assert (by_name["n"]["l0"], by_name["n"]["linf"], by_name["n"]["l2"]) == (3, 2, pytest.approx(2 * 3**0.5))
-    assert by_name["s"]["linf"] == 20.0, "in the column's units"
+    assert by_name["s.centred_sum"]["linf"] == pytest.approx(15.0, rel=1e-3), "half the width, in the column's units"
     assert by_name["m.centred_sum"]["linf"] == pytest.approx(5.0, rel=1e-3), "half the width, for each of two rows"
     stddevs = {aggregate["name"]: aggregate["noise_stddev"] for aggregate in document["aggregates"]}
-    assert stddevs == {"n": by_name["n"]["noise_stddev"], "s": by_name["s"]["noise_stddev"], "m": None}
-    assert [aggregate["measurements"] for aggregate in document["aggregates"]] == [["n"], ["s"], ["m.centred_sum", "n"]]
+    centre = sum(Interval(-5, 10).grid) // 2 * Interval(-5, 10).grid_step
+    both = math.hypot(by_name["s.centred_sum"]["noise_stddev"], centre * by_name["n"]["noise_stddev"])
+    assert stddevs == {"n": by_name["n"]["noise_stddev"], "s": pytest.approx(both), "m": None}
+    halves = {aggregate["name"]: aggregate["half_width"] for aggregate in document["aggregates"]}
+    assert halves["m"] is None
+    # Of Laplace noise the middle 95 % reach to 2.12 standard deviations, of Gaussian noise to 1.96.
+    widths = 2.118 if isinstance(budget, PureDP) else 1.96
+    assert halves["n"] == pytest.approx(widths * stddevs["n"], rel=1e-3)
+    assert halves["s"] == pytest.approx(1.96 * stddevs["s"], rel=1e-3)
+    assert [aggregate["measurements"] for aggregate in document["aggregates"]] == [
+        ["n"],
+        ["s.centred_sum", "n"],
+        ["m.centred_sum", "n"],
+    ]
     assert {error["units"] for error in document["expected_relative_error"]} == set(GROUP_SIZES)
 
 
