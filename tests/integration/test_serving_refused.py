@@ -1,0 +1,142 @@
+"""Files that a running server must not take: the last good publication stays in force, and the server stays small."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from governance.canonical import canonical_bytes
+from governance.files import write_atomic
+from governance.settings import Settings
+from serving.client import Client
+from serving.server import RunningServer, start_server
+from tests.support.serving import published_items
+
+ALIGNMENT, DIGEST = 64, 32
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return published_items(tmp_path_factory.mktemp("refused"))
+
+
+@pytest.fixture
+def server(project: Settings) -> Iterator[RunningServer]:
+    record = project.serving_dir / "publication.json"
+    good = record.read_bytes()
+    with start_server(project, port=0) as running:
+        yield running
+    write_atomic(record, good)
+
+
+def with_header(data: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
+    """A snapshot whose header says something else, whole and with the right digest."""
+    length = int.from_bytes(data[8:12], "little")
+    header = json.loads(data[16 : 16 + length])
+    old = -(-(16 + length) // ALIGNMENT) * ALIGNMENT
+    change(header)
+    text = canonical_bytes(header)
+    base = -(-(16 + len(text)) // ALIGNMENT) * ALIGNMENT
+    head = data[:8] + len(text).to_bytes(4, "little") + bytes(4) + text
+    body = head + bytes(base - len(head)) + data[old:-DIGEST]
+    return body + hashlib.sha256(body).digest()
+
+
+def bomb(header: dict[str, Any]) -> None:
+    """A few kilobytes that claim to be a petabyte."""
+    header["rows"] = 10**15
+
+
+def larger(header: dict[str, Any]) -> None:
+    header["bytes"] = 10**15
+    header["sections"] = [[name, start, count * 10**9] for name, start, count in header["sections"]]
+
+
+def wide(header: dict[str, Any]) -> None:
+    header["fields"] = [[f"f{i}", "float64"] for i in range(20_000)]
+
+
+def outside(header: dict[str, Any]) -> None:
+    header["sections"] = [[name, start + 10**12, count] for name, start, count in header["sections"]]
+
+
+def overlapping(header: dict[str, Any]) -> None:
+    header["sections"] = [[name, 0, count] for name, _, count in header["sections"]]
+
+
+@pytest.mark.parametrize("change", [bomb, larger, wide, outside, overlapping])
+def test_a_snapshot_that_claims_what_it_is_not_is_refused(
+    project: Settings,
+    server: RunningServer,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[dict[str, Any]], None],
+) -> None:
+    record = project.serving_dir / "publication.json"
+    publication = json.loads(record.read_bytes())
+    snapshot = publication["views"][0]["snapshot"]
+    data = with_header((project.serving_dir / snapshot["file"]).read_bytes(), change)
+    forged = Path(snapshot["file"]).with_name(f"{change.__name__}.snapshot")
+    write_atomic(project.serving_dir / forged, data)
+    snapshot |= {"file": forged.as_posix(), "bytes": len(data), "sha256": data[-DIGEST:].hex()}
+    refused(server, record, publication, caplog)
+
+
+def cut(publication: dict[str, Any]) -> None:
+    publication["views"][0]["snapshot"]["sha256"] = "0" * 64
+
+
+def climb(publication: dict[str, Any]) -> None:
+    publication["views"][0]["snapshot"] |= {"file": "../../../../etc/passwd", "sha256": "1" * 64}
+
+
+def climb_to_a_space(publication: dict[str, Any]) -> None:
+    publication["spaces"][0]["directory"] = "spaces/../../releases"
+
+
+def climb_to_a_catalogue(publication: dict[str, Any]) -> None:
+    publication["catalogue"]["file"] = "/etc/passwd"
+
+
+def rename(publication: dict[str, Any]) -> None:
+    publication["spaces"][0]["dimension"] = 1 << 30
+
+
+@pytest.mark.parametrize("change", [cut, climb, climb_to_a_space, climb_to_a_catalogue, rename])
+def test_a_record_that_names_what_is_not_its_own_is_refused(
+    project: Settings,
+    server: RunningServer,
+    caplog: pytest.LogCaptureFixture,
+    change: Callable[[dict[str, Any]], None],
+) -> None:
+    record = project.serving_dir / "publication.json"
+    publication = json.loads(record.read_bytes())
+    change(publication)
+    refused(server, record, publication, caplog)
+
+
+def refused(server: RunningServer, record: Path, publication: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    """Puts a record in force, and sees that it does not come into force."""
+    before = psutil.Process().memory_info().rss
+    publication["sequence"] += 1
+    with caplog.at_level(logging.WARNING, "hedgerow"):
+        write_atomic(record, canonical_bytes(publication))
+        for _ in range(400):
+            if "stays in force" in caplog.text:
+                break
+            time.sleep(0.02)
+    assert f"publication {server.publication} stays in force" in caplog.text
+    assert "root:" not in caplog.text
+    assert server.publication == publication["sequence"] - 1
+    with Client(server.address, timeout_seconds=10) as client:
+        table = client.get_features(features=["items_v1:users"], entities={"item_id": [3]})
+        assert table["items_v1:users"].tolist() == [3]
+        assert table.publication == server.publication
+    assert psutil.Process().memory_info().rss - before < 256 * 1024 * 1024
