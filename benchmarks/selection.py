@@ -7,7 +7,7 @@ With `--data` also real interactions: users and products of `uci-online-retail`,
 where those folders are there. Plain thresholding is `UnitCount` under `KeepRandom(L0, 1)`; its L0 is swept, and the
 ratio is against its best, which nobody could know beforehand. Each scheme runs through the engine's own kernel, noise
 and selection, without Spark. What is compared is selection alone: the count that a signal must release beside weighs
-next to nothing, so a scheme with a measurement of its own has the whole budget, as plain thresholding has for its count.
+next to nothing, so a scheme with a measurement of its own has the whole budget, as plain thresholding has.
 """
 
 from __future__ import annotations

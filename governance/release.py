@@ -74,7 +74,7 @@ class Column:
     Attributes:
         name: its name in the parquet files.
         type: `int64`, `float64`, `string`, `date` or `vector<float32>[d]`.
-        role: `key` (public or selected), `feature`, `uncertainty` (the half-width of a feature, row by row), `vector` or
+        role: `key` (public or selected), `feature`, `uncertainty` (half-width of a feature, row by row), `vector` or
             `label` (public text beside a vector).
         description: what it means, with its unit.
         noise_stddev: standard deviation of the noise in the column's own units; None where it has none or where it
@@ -129,7 +129,7 @@ class Guarantee:
             `max_rows_per_partition`, or `clip_norm` with `l2` and `max_partitions`.
         measurements: every noisy sum behind the release.
         selection: `public` or `private` partitions.
-        threshold: smallest noisy unit count (or weight, in its grid steps) that is released; None for public partitions.
+        threshold: smallest noisy unit count (or weight, in grid steps) that is released; None for public partitions.
         selection_delta: delta spent on selection, exact decimal text.
         sampler_delta: delta spent on the sampler's distance from the ideal distribution, exact decimal text.
         rho: total, exact decimal text.
