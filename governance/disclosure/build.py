@@ -274,7 +274,7 @@ def _utility(manifest: Manifest) -> model.Utility:
             "metric": "noise",
             "column": column.name,
             "stddev": column.noise_stddev,
-            "absolute_error_p95": 1.959964 * column.noise_stddev,
+            "absolute_error_p95": 1.959964 * column.noise_stddev if column.half_width is None else column.half_width,
         }
         for column in manifest.columns
         if column.noise_stddev is not None
