@@ -99,6 +99,7 @@ class Measurement:
         name: e.g. `"seconds"`, or `"rating.sum"` behind a mean.
         grid_step: value of one integer step, in the column's units.
         l0: partitions that one privacy unit can change.
+        coordinates: numbers that it can change: more than `l0` where a partition has several (histograms, vectors).
         linf: most by which it changes one partition, in grid steps.
         l2: Euclidean sensitivity over all partitions, in grid steps.
         mechanism: `"discrete Gaussian"`, `"discrete Laplace"` or `"none"`.
@@ -109,6 +110,7 @@ class Measurement:
     name: str
     grid_step: float
     l0: int
+    coordinates: int
     linf: int
     l2: float
     mechanism: str

@@ -55,12 +55,21 @@ def release_events(manifest: Manifest) -> tuple[PrivacyEvent, ...] | None:
     """
     guarantee = manifest.guarantee
     events: list[PrivacyEvent] = []
-    for measure in guarantee.measurements:
+    measurements = guarantee.measurements
+    if guarantee.bounds.get("kind") == "clip_norm":
+        # Bounded as one vector: what a unit shifts them by, in their noise, is at most the root of 2 rho together.
+        smallest = min(measure.noise_stddev / measure.grid_step for measure in measurements)
+        numbers = min(2**40, sum(measure.coordinates for measure in measurements))
+        rho = float(guarantee.rho)
+        events.append(GaussianEvent.jointly(rho=rho, smallest_sigma=smallest, coordinates=numbers))
+        measurements = ()
+    for measure in measurements:
         sigma = measure.noise_stddev / measure.grid_step
         if measure.mechanism == "discrete Gaussian":
-            events.append(GaussianEvent(l2=measure.l2, sigma=sigma, coordinates=measure.l0))
+            events.append(GaussianEvent(l2=measure.l2, sigma=sigma, coordinates=measure.coordinates))
         elif measure.mechanism == "discrete Laplace":
-            events.append(LaplaceEvent(linf=measure.linf, scale=_laplace_scale(sigma), coordinates=measure.l0))
+            scale = _laplace_scale(sigma)
+            events.append(LaplaceEvent(linf=measure.linf, scale=scale, coordinates=measure.coordinates))
         elif measure.mechanism != "none":
             return None
     delta = float(guarantee.delta)

@@ -81,6 +81,7 @@ def guarantee_of(plan: SignalPlan, source: NoiseSource) -> Guarantee:
                 name=mechanism.measure.name,
                 grid_step=mechanism.measure.grid_step,
                 l0=mechanism.measure.l0,
+                coordinates=mechanism.measure.changed,
                 linf=mechanism.measure.linf,
                 l2=mechanism.measure.l2,
                 mechanism=mechanism.name,

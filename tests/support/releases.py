@@ -130,6 +130,7 @@ def make_release(
                     name=name,
                     grid_step=1.0,
                     l0=8,
+                    coordinates=8,
                     linf=1,
                     l2=8**0.5,
                     mechanism="discrete Gaussian",

@@ -429,6 +429,7 @@ def _manifest(
                     name=name,
                     grid_step=1.0 if kind == "int64" else 0.015625,
                     l0=shape.max_partitions,
+                    coordinates=shape.max_partitions,
                     linf=shape.max_rows if kind == "int64" else 64,
                     l2=round(shape.max_partitions**0.5 * shape.max_rows * (1 if kind == "int64" else 64), 6),
                     mechanism="discrete Gaussian",

@@ -85,6 +85,7 @@ def test_a_fixed_plan_is_below_the_filter_and_grouped(tmp_path: Path) -> None:
         name="users",
         grid_step=2.0,
         l0=4,
+        coordinates=4,
         linf=1,
         l2=2.0,
         mechanism="discrete Gaussian",
