@@ -204,5 +204,5 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         assert kinds.count(EntryKind.OPEN) <= len(ACCOUNTS)
 
 
-LedgerAgainstModel.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+LedgerAgainstModel.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestLedgerAgainstModel = LedgerAgainstModel.TestCase
