@@ -89,7 +89,7 @@ def _quantile(output: Output, calibration: Calibration, leaves: Sequence[float])
         _where(counts, min(max(p, 0.0), 1.0) * total, interval.lower, interval.upper)
         for p in (output.probability - slack, output.probability, output.probability + slack)
     )
-    return value, (high - low) / 2
+    return value, (high - low if slack < 1 else interval.upper - interval.lower) / 2
 
 
 def _where(counts: Sequence[float], target: float, lower: float, upper: float) -> float:
