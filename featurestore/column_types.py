@@ -16,6 +16,7 @@ Keys are `int64`, `string`, `date`, `float64` or `bool`; Feast has no join keys 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from featurestore.rows import Kind, RowField
@@ -46,6 +47,7 @@ def is_feature_type(kind: str) -> bool:
     return kind in _FEAST or _VECTOR.fullmatch(kind) is not None
 
 
+@lru_cache(maxsize=4096)
 def row_field(name: str, kind: str) -> RowField:
     """The field of a packed row for a feature of this type."""
     vector = _VECTOR.fullmatch(kind)

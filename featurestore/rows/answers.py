@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from featurestore.rows.texts import Texts
 __all__ = ["FeatureColumns", "release_code", "release_indexes"]
 
 
+@lru_cache(maxsize=4096)
 def release_code(release_id: str) -> int:
     """What names a release in a packed row: 8 bytes of a SHA-256, never 0."""
     return int.from_bytes(hashlib.sha256(release_id.encode()).digest()[:8], "little") or 1
@@ -84,9 +86,12 @@ def release_indexes(codes: NDArray[np.uint64], known: Sequence[int]) -> NDArray[
     """Positions of the rows' release codes among the known ones, int32 `(n,)`; -1 where it is none of them."""
     if len(known) == 1:
         return np.where(codes == np.uint64(known[0]), 0, -1).astype(np.int32)
+    if not len(known) or not len(codes):
+        return np.full(len(codes), -1, np.int32)
+    if (codes == codes[0]).all():
+        code = int(codes[0])
+        return np.full(len(codes), known.index(code) if code in known else -1, np.int32)
     table = np.array(known, np.uint64)
     order = np.argsort(table)
-    at = np.minimum(np.searchsorted(table[order], codes), max(len(known) - 1, 0))
-    if not len(known):
-        return np.full(len(codes), -1, np.int32)
+    at = np.minimum(np.searchsorted(table[order], codes), len(known) - 1)
     return np.where(table[order][at] == codes, order[at], -1).astype(np.int32)
