@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from ctypes.util import find_library
 from typing import List, NamedTuple, Optional, Tuple
 
 __all__ = ["Finding", "find_chromium", "find_postgres", "find_redis_server", "problems", "run"]
@@ -176,6 +177,18 @@ def check_chromium() -> Finding:
     return Finding("no Chromium", "only tests of pages use it (Debian: apt-get install chromium)", needed=False)
 
 
+def check_pango() -> Finding:
+    """Whether `hedgerow report` can write a PDF: WeasyPrint loads Pango, a library of the system."""
+    missing = [name for name in ("pango-1.0", "pangoft2-1.0", "harfbuzz-subset") if not find_library(name)]
+    if not missing:
+        return Finding("Pango, for report.pdf", needed=False)
+    return Finding(
+        "no {}".format(", ".join(missing)),
+        "only report.pdf needs it (Debian: apt-get install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0)",
+        needed=False,
+    )
+
+
 def problems(findings: List[Finding]) -> List[Finding]:
     """The findings that stop hedgerow from working."""
     return [finding for finding in findings if finding.needed and finding.remedy]
@@ -200,6 +213,7 @@ def after_install() -> List[Finding]:
         check_redis(),
         check_postgres(),
         check_chromium(),
+        check_pango(),
     ]
 
 
