@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import struct
 import sys
@@ -102,7 +103,8 @@ def client(address: str, path: str, concurrency: str, seconds: str) -> None:
         connection = http.client.HTTPConnection(address, timeout=60)
         number = who * 7919
         while (start := time.perf_counter()) < end:
-            connection.request("POST", "/get-online-features", bodies[number % len(bodies)])
+            body = bodies[number % len(bodies)]
+            connection.request("POST", "/get-online-features", body, {"Content-Type": "application/json"})
             response = connection.getresponse()
             response.read()
             if response.status != 200:
@@ -135,5 +137,5 @@ def client(address: str, path: str, concurrency: str, seconds: str) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # Feast keeps a timer thread that would hold the process
     {"load": load, "grpc": grpc, "http": http_server, "client": client}[sys.argv[1]](*sys.argv[2:])
