@@ -14,6 +14,7 @@ import pytest
 from pipelines import (
     ZCDP,
     ApproxDP,
+    ClipNorm,
     Count,
     CountDistinct,
     Entity,
@@ -24,8 +25,13 @@ from pipelines import (
     PublicJoin,
     PublicPartitions,
     Purpose,
+    Quantiles,
+    Relation,
+    ReleasedColumn,
     Sum,
+    TopK,
     UnitKind,
+    WeightedUnits,
     Window,
 )
 from pipelines.compiled import SCHEMA, compile_definition, definition_sha256
@@ -66,6 +72,20 @@ CHANGES: list[dict[str, Any]] = [
     {"budget_per_release": ZCDP(0.1)},
     {"budget_per_release": ApproxDP(0.1, 1e-6)},
     {"ttl": timedelta(days=14, seconds=1)},
+    {"source": replace(EVENTS, arrival="seen")},
+    {"privacy_unit": PrivacyUnit("user_id", relation=Relation.REPLACE_ONE)},
+    {"aggregates": {"users": Count(half_life=DAY)}},
+    {"aggregates": {"users": Count(half_life=2 * DAY)}},
+    {"aggregates": {"users": Quantiles("value", Interval(0, 1))}},
+    {"aggregates": {"users": Quantiles("value", Interval(0, 1), bins=16)}},
+    {"aggregates": {"users": TopK("value", (1, 2), 1)}},
+    {"aggregates": {"users": TopK("value", ("1", "2"), 1)}},
+    {"window": Window(7 * DAY, allowed_lateness=DAY)},
+    {"bounds": ClipNorm(l2=3, max_partitions=3)},
+    {"bounds": ClipNorm(l2=3, max_partitions=4)},
+    {"partitions": PrivateSelection(delta=1e-9, by=WeightedUnits())},
+    {"partitions": PublicPartitions({"item_id": ReleasedColumn(signal="p", version=1, column="item_id")})},
+    {"weights": {"users": 2.0}},
 ]
 
 

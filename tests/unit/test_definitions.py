@@ -12,16 +12,22 @@ import pipelines
 import pipelines.definitions
 from pipelines import (
     ZCDP,
+    AdaptiveWeights,
     ApproxDP,
+    ClipNorm,
+    ConsistentWith,
     ContentEmbedding,
+    ContributionProfile,
     Count,
     CountDistinct,
     Entity,
     EventSource,
+    Histogram,
     Interval,
     KeepRandom,
     Mean,
     Metric,
+    NonNegative,
     PrivacyUnit,
     PrivateSelection,
     PublicColumn,
@@ -30,9 +36,18 @@ from pipelines import (
     PublicTable,
     PureDP,
     Purpose,
+    Quantiles,
+    Relation,
+    ReleasedColumn,
+    ShrinkTo,
     Signal,
     Sum,
+    TopK,
+    UnitCount,
     UnitKind,
+    Variance,
+    VectorSum,
+    WeightedUnits,
     Window,
 )
 from pipelines.definitions import Aggregate, Budget, Definition, Partitions, span_text
@@ -41,6 +56,14 @@ from tests.support.projects import ITEMS, a_signal
 DAY = timedelta(days=1)
 USERS = Entity("user", "user_id")
 PUBLIC_USERS = PublicPartitions({"user_id": (1, 2)})
+
+FURTHER_AGGREGATES: tuple[Any, ...] = (
+    Variance("value", Interval(0, 1, step=0.01)),
+    Histogram("value", (0, 1, 2)),
+    Quantiles("value", Interval(0, 1)),
+    TopK("tag", ("a", "b"), 1),
+    VectorSum("vector", 3, 1.0),
+)
 
 EVERY: tuple[Any, ...] = (
     ZCDP(1),
@@ -61,6 +84,16 @@ EVERY: tuple[Any, ...] = (
     PublicColumn(table=ITEMS, column="item_id"),
     PUBLIC_USERS,
     PrivateSelection(delta=1e-9),
+    *FURTHER_AGGREGATES,
+    ClipNorm(l2=1, max_partitions=3),
+    ReleasedColumn(signal="parent", version=1, column="item_id"),
+    UnitCount(),
+    WeightedUnits(max_keys=10),
+    AdaptiveWeights(),
+    NonNegative(),
+    ConsistentWith(signal="parent", version=1, columns="users"),  # type: ignore[arg-type]
+    ShrinkTo(signal="parent", version=1, columns=("mean",)),
+    ContributionProfile(partitions=((1, 0.5), (7, 0.5)), origin="a survey"),
     a_signal(),
     ContentEmbedding(
         name="items",
@@ -109,7 +142,7 @@ def test_mappings_do_not_change_behind_a_signal() -> None:
 def test_unions() -> None:
     assert isinstance(ZCDP(1), Budget)
     assert not isinstance(ZCDP, Budget)
-    assert all(isinstance(value, Aggregate) for value in EVERY[4:8])
+    assert all(isinstance(value, Aggregate) for value in (*EVERY[4:8], *FURTHER_AGGREGATES))
     assert isinstance(PUBLIC_USERS, Partitions)
     assert not isinstance(Interval(0, 1), Aggregate | Budget | Partitions)
     assert isinstance(a_signal(), Definition)
@@ -194,6 +227,26 @@ def test_domains_take_one_type_each() -> None:
     for values in (("a", "b"), (1, -(2**63), 2**63 - 1), (date(2025, 1, 1),), [3, 1]):
         partitions = PublicPartitions({"k": values})  # type: ignore[dict-item]
         assert partitions.domains["k"] == tuple(values)
+
+
+def test_a_row_for_each_user_by_a_local_randomizer() -> None:
+    """The whole person as the unit, replaced rather than removed, over a public list of users."""
+    unit = PrivacyUnit("user_id", relation=Relation.REPLACE_ONE)
+    signal = a_signal(entity=USERS, privacy_unit=unit, partitions=PUBLIC_USERS, aggregates={"v": FURTHER_AGGREGATES[4]})
+    assert signal.privacy_unit.relation is Relation.REPLACE_ONE
+
+
+@pytest.mark.parametrize(
+    ("name", "aggregate", "columns"),
+    [
+        ("n", Count(), ("n",)),
+        ("h", Histogram("value", (0, 1, 2)), ("h_0", "h_1")),
+        ("q", Quantiles("value", Interval(0, 1), (0.5, 0.999, 0.05)), ("q_p50", "q_p99_9", "q_p5")),
+        ("t", TopK("tag", ("a", "b"), 2), ("t_1", "t_2")),
+    ],
+)
+def test_aggregates_name_their_columns(name: str, aggregate: Any, columns: tuple[str, ...]) -> None:
+    assert pipelines.definitions.column_names(name, aggregate) == columns
 
 
 def test_windows_tumble_unless_told() -> None:
