@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from benchmarks._feast_peer import FEATURES, KEY, VIEW
 from benchmarks._grpc_load import empty_server, load, process, write_requests
+from benchmarks.stores import measure, write_tables
 from governance.ledger import Ledger
 from governance.settings import Settings
 from serving.client import Client
@@ -94,7 +95,10 @@ def run(folder: Path, stack: ExitStack, options: argparse.Namespace) -> dict[str
         loads[store] = (our_load(folder, address, users, options.seconds), [pid])
     stores = {}
     if not options.without_feast:
-        stores = feast_stores(folder, stack, data)
+        (folder / "tables").mkdir()
+        write_tables(folder / "tables")
+        stores = measure(folder / "tables", ("feast", "publish"))
+        feast_repository(folder, stack.enter_context(redis_server(free_port())), data)
         loads |= feast_servers(folder, stack, users, options.seconds)
     loads["empty"] = empty_load(folder, stack, users, sizes, options.seconds)
     servers: dict[str, Any] = {name: {} for name in loads}
@@ -210,41 +214,19 @@ def empty_load(
     return one, [pid for pid, _, _ in servers.values()]
 
 
-def feast_stores(folder: Path, stack: ExitStack, data: Data) -> dict[str, Any]:
-    """Feast's `materialize` into Feast's Redis store and into ours, each in a Redis of its own: seconds and bytes."""
+def feast_repository(folder: Path, redis: str, data: Data) -> None:
+    """Feast's own repository of the same rows, materialised into this Redis."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     parquet = folder / "users.parquet"
     moment = pa.scalar(1_762_500_000_000_000, pa.timestamp("us", "UTC"))
     pq.write_table(pa.table({**data, "event_timestamp": pa.repeat(moment, len(data[KEY]))}), parquet)
-    found = {}
-    for name, kind in (
-        ("feast_redis", "redis"),
-        ("packed_redis", "featurestore.online.packed_redis.PackedRedisOnlineStore"),
-    ):
-        address = stack.enter_context(redis_server(free_port()))
-        before = used_bytes(address)
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks._feast_peer", "load", folder / name, address, kind, parquet],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        found[name] = {
-            **json.loads(done.stdout.splitlines()[-1]),
-            "memory_mb": round((used_bytes(address) - before) / 1e6, 1),
-        }
-    return found
-
-
-def used_bytes(address: str) -> int:
-    """What Redis says that its data takes."""
-    from redis import Redis
-
-    host, _, port = address.partition(":")
-    with Redis(host=host, port=int(port)) as client:
-        return int(client.info("memory")["used_memory"])
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks._feast_peer", "load", folder / "feast_redis", redis, "redis", parquet],
+        check=True,
+        capture_output=True,
+    )
 
 
 def feast_servers(
@@ -377,9 +359,9 @@ def targets(servers: dict[str, Any], stores: dict[str, Any]) -> dict[str, Any]:
                 3.5,
             )
     if stores:
-        theirs, ours = stores["feast_redis"], stores["packed_redis"]
+        theirs, ours = stores["feast"], stores["publish"]
         ratio("materialize: Feast's seconds over ours", theirs["seconds"] / ours["seconds"], 5)
-        ratio("materialize: Feast's memory over ours", theirs["memory_mb"] / ours["memory_mb"], 4)
+        ratio("materialize: Feast's peak memory over ours", theirs["peak_mib"] / ours["peak_mib"], 4)
     return found
 
 
