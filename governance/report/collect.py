@@ -35,6 +35,7 @@ from governance.report.context import (
 )
 from governance.report.document import (
     AccountRecord,
+    CapChangeRecord,
     Check,
     Epsilons,
     Finding,
@@ -293,6 +294,7 @@ def _accounts(settings: Settings, books: _Books) -> tuple[AccountRecord, ...]:
                 renewal=renewal_of(account),
                 lifetime_spent=balance.lifetime_spent,
                 history=history,
+                cap_changes=_cap_changes(balance.account, books),
             )
         )
     return tuple(records)
@@ -307,6 +309,21 @@ def _history(account: str, books: _Books) -> tuple[Spend, ...]:
             spent = spent + loss
             history.append(Spend(sequence=entry.sequence, at=entry.at, subject=entry.subject, loss=loss, spent=spent))
     return tuple(history)
+
+
+def _cap_changes(account: str, books: _Books) -> tuple[CapChangeRecord, ...]:
+    return tuple(
+        CapChangeRecord(
+            sequence=entry.sequence,
+            at=entry.at,
+            role=str(entry.detail["role"]),
+            justification=str(entry.detail["justification"]),
+            before=PrivacyLoss.from_json(entry.detail["cap_before"]),
+            after=PrivacyLoss.from_json(entry.detail["cap"]),
+        )
+        for entry in books.entries
+        if entry.kind is EntryKind.CAP_CHANGE and entry.account == account
+    )
 
 
 def _epsilon(loss: PrivacyLoss, delta: float) -> float | None:

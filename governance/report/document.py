@@ -15,6 +15,7 @@ from governance.report.records import GuaranteeRecord, PolicyRecord, ProcessingR
 
 __all__ = [
     "AccountRecord",
+    "CapChangeRecord",
     "Check",
     "Epsilons",
     "Finding",
@@ -121,6 +122,27 @@ class Epsilons:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CapChangeRecord:
+    """A change of an account's cap, signed by a named role.
+
+    Attributes:
+        sequence: the CAP-CHANGE entry.
+        at: ISO 8601 UTC.
+        role: who signed.
+        justification: why.
+        before: the cap until then.
+        after: the cap from then on.
+    """
+
+    sequence: int
+    at: str
+    role: str
+    justification: str
+    before: PrivacyLoss
+    after: PrivacyLoss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccountRecord:
     """One privacy account.
 
@@ -140,6 +162,7 @@ class AccountRecord:
         renewal: whether and when the cap is renewed, in words.
         lifetime_spent: drawn over all periods; None where the account does not renew.
         history: every draw.
+        cap_changes: every change of its cap, oldest first.
     """
 
     name: str
@@ -157,6 +180,7 @@ class AccountRecord:
     renewal: str
     lifetime_spent: PrivacyLoss | None
     history: tuple[Spend, ...]
+    cap_changes: tuple[CapChangeRecord, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

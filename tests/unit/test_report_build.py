@@ -9,7 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from governance.caps import change_cap, propose_cap
 from governance.errors import LedgerCorrupt
 from governance.ledger import Balance, Ledger
 from governance.privacy import PrivacyLoss
@@ -17,6 +19,7 @@ from governance.release import Manifest
 from governance.report import Report, build
 from governance.report.checks import account_findings
 from governance.report.document import ReleaseStatus, Severity
+from governance.report.page import render
 from governance.settings import Account, load_settings
 from governance.verify.merkle import verify_inclusion
 from tests.support.releases import make_project, make_release, make_vector_release
@@ -364,3 +367,19 @@ def test_every_commit_is_proved_under_the_head(tmp_path: Path) -> None:
         leaf = bytes.fromhex(commit.hash)
         assert verify_inclusion(leaf, commit.sequence - 1, report.ledger.entries, path, root)
         assert not verify_inclusion(leaf, commit.sequence, report.ledger.entries, path, root)
+
+
+def test_a_changed_cap_is_told_with_who_signed_it_and_why(tmp_path: Path) -> None:
+    shop = make_shop(tmp_path, weeks=1)
+    key = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    public = key.public_key().public_bytes_raw().hex()
+    account = shop.settings.accounts[0]
+    raised = replace(account, cap=PrivacyLoss.of("0.3", "5e-7"))
+    proposed = propose_cap(shop.ledger, raised, role="dpo", public_key=public, justification="one more season")
+    change_cap(shop.ledger, proposed.signed(key), {"dpo": public})
+    report = report_of(shop)
+    told = next(record for record in report.accounts if record.name == account.name)
+    (change,) = told.cap_changes
+    assert (change.role, change.justification) == ("dpo", "one more season")
+    assert (change.before, change.after, told.cap) == (account.cap, raised.cap, raised.cap)
+    assert "one more season" in render(report, report.sha256)

@@ -60,9 +60,27 @@ def _card(account: AccountRecord, report: Report) -> Markup:
         )
         if account.history
         else None,
+        _cap_changes(account) if account.cap_changes else None,
         class_="card",
         id=anchor("account", account.name),
     )
+
+
+def _cap_changes(account: AccountRecord) -> Markup:
+    """Who changed the cap, when, and why."""
+    rows = [
+        (
+            moment(change.at),
+            change.role,
+            join("rho ", amount(change.before.rho), ", delta ", amount(change.before.delta)),
+            join("rho ", amount(change.after.rho), ", delta ", amount(change.after.delta)),
+            change.justification,
+            f"no. {count(change.sequence)}",
+        )
+        for change in account.cap_changes
+    ]
+    head = ("when", "signed by", "cap before", "cap after", "because", "entry")
+    return table(f"Changes of the cap of {account.name}", head, rows, prose=True)
 
 
 def _amounts(account: AccountRecord, delta: float) -> Markup:
