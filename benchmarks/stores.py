@@ -3,8 +3,8 @@
     python -m benchmarks.stores --json
 
 100,000 users × 20 floats and 10,000 items × 10 floats and a 64-vector. Each way runs in a process of its own against a
-Redis of its own; told are seconds, peak memory of that process while filling (and what it took before), and the memory
-that Redis takes for the rows. Ways:
+Redis of its own; told are seconds and CPU seconds, also Redis' own, peak memory of that process while filling (and what
+it took before), and the memory that Redis takes for the rows. Ways:
 
     feast            Feast's `materialize` into Feast's Redis store
     feast-api        the same call into `PackedRedisOnlineStore`, with `PackedComputeEngine`
@@ -78,6 +78,8 @@ def measure(folder: Path, ways: tuple[str, ...] = WAYS) -> dict[str, dict[str, f
             with Redis(host=host, port=int(port)) as client:
                 found[way]["redis_mib"] = client.info("memory")["used_memory_dataset"] / 2**20
                 found[way]["redis_keys"] = client.dbsize()
+                cpu = client.info("cpu")
+                found[way]["redis_cpu_seconds"] = cpu["used_cpu_user"] + cpu["used_cpu_sys"]
     return found
 
 
@@ -176,6 +178,8 @@ def main() -> None:
     for way in WAYS[1:]:
         told = found[way]
         told["times_faster"] = oracle["seconds"] / told["seconds"]
+        own, theirs = (way["cpu_seconds"] + way["redis_cpu_seconds"] for way in (told, oracle))
+        told["times_less_cpu"] = theirs / own  # of both processes, which other work on the machine does not blur
         told["share_of_peak"] = told["peak_mib"] / oracle["peak_mib"]
         told["share_of_memory_added"] = (told["peak_mib"] - told["peak_mib_before"]) / (
             oracle["peak_mib"] - oracle["peak_mib_before"]
