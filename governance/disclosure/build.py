@@ -129,11 +129,13 @@ def _guarantee(manifest: Manifest, policy: Policy, accounting: Accounting | None
 
 def _lifetime(accounting: Accounting, delta: float) -> dict[str, Any]:
     balance = accounting.balance
+    spent = balance.spent if balance.lifetime_spent is None else balance.lifetime_spent
     return {
         "account": balance.account,
-        "spent": balance.spent.to_json(),
+        "spent": spent.to_json(),
         "cap": balance.cap.to_json(),
-        "epsilon_spent": _finite(balance.spent.epsilon(delta)),
+        "cap_is_for": "the whole life" if balance.lifetime_spent is None else "one period, then renewed",
+        "epsilon_spent": _finite(spent.epsilon(delta)),
         "epsilon_cap": _finite(balance.cap.epsilon(delta)),
         "epsilon_at_delta": delta,
     }

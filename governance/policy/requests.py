@@ -37,7 +37,8 @@ class ReleaseRequest:
         columns: columns that it reads of private datasets, and those that it releases.
         unit: the privacy unit's label; empty for public inputs alone.
         epsilon: of one release, at `epsilon_delta`; infinite if there is no finite one.
-        account_epsilon: of everything that the account's cap lets happen, at `epsilon_delta`.
+        account_epsilon: of everything that the account's cap lets happen (in one period, if it renews), at
+            `epsilon_delta`.
         epsilon_delta: the delta at which both are told.
         group_threshold: fewest (noisy) units of a group that is released; None where keys are public, so that every
             key is released with noise whether or not anybody is in it.

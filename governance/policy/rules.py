@@ -111,7 +111,7 @@ class MaxEpsilonPerRelease(Restriction):
 
 
 class MaxEpsilonPerAccount(Restriction):
-    """No account may ever allow more: its cap is what counts, spent or not."""
+    """No account may allow more: its cap is what counts, spent or not; of one that renews, the cap of one period."""
 
     kind: Literal["max_epsilon_per_account"]
     epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)]
