@@ -67,6 +67,8 @@ check-proto: $(READY)
 		diff -r --exclude=__pycache__ --exclude=__init__.py "$$fresh/$$folder" "$$folder" \
 			|| { echo "generated code in $$folder is not what proto/ gives: run make proto" >&2; exit 1; }; \
 	done
+	@$(BIN)/buf lint proto
+	@$(BIN)/buf breaking proto --against proto/baseline.binpb
 
 proto: $(READY) ## Generate the gRPC code beside its packages from proto/
 	@$(call PROTOC,.)

@@ -14,14 +14,14 @@ from governance.errors import NotServed, RequestInvalid
 from serving.async_client import AsyncClient
 from serving.client import Client
 from serving.server import RunningServer, start_server
-from tests.support.serving import published_items
+from tests.support.serving import served_items
 
 FEATURES = ["items_v1:users", "items_v1:score"]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    settings = published_items(tmp_path_factory.mktemp("clients"), rows=300)
+    settings = served_items(tmp_path_factory.mktemp("clients"), rows=300)
     with start_server(settings, port=0) as running:
         yield running
 

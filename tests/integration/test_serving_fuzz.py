@@ -18,7 +18,7 @@ import pytest
 from serving.client import Client
 from serving.server import RunningServer, start_server
 from serving.v1 import embeddings_pb2, features_pb2, recommendation_pb2, snapshots_pb2
-from tests.support.serving import published_items
+from tests.support.serving import served_items
 
 ALLOWED = {
     grpc.StatusCode.OK,
@@ -31,7 +31,7 @@ PACKAGE = "/hedgerow.serving.v1."
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    settings = published_items(tmp_path_factory.mktemp("fuzz"))
+    settings = served_items(tmp_path_factory.mktemp("fuzz"))
     with start_server(settings, port=0) as running:
         yield running
 

@@ -18,14 +18,14 @@ from governance.files import write_atomic
 from governance.settings import Settings
 from serving.client import Client
 from serving.server import RunningServer, start_server
-from tests.support.serving import published_items
+from tests.support.serving import served_items
 
 ALIGNMENT, DIGEST = 64, 32
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return published_items(tmp_path_factory.mktemp("refused"))
+    return served_items(tmp_path_factory.mktemp("refused"))
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jwt
@@ -15,10 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
 from governance.ledger import Ledger
-from governance.settings import Settings
+from governance.settings import Settings, load_settings
 from serving.publish import publish
 from tests.support.releases import make_project, make_release, make_vector_release
 
+_TEMPLATES: dict[tuple[int, int], TemporaryDirectory[str]] = {}
 CALENDAR = "\n[calendar]\nlast_day = 2025-11-30\n"
 ISSUER, AUDIENCE = "https://login.example.com", "hedgerow"
 
@@ -30,6 +33,16 @@ def published_items(
     settings = make_project(root, extra=extra)
     publish_items(settings, rows=rows, dimension=dimension, users=users)
     return settings
+
+
+def served_items(root: Path, *, rows: int = 64, dimension: int = 8) -> Settings:
+    """The same, published once in a test run and copied: enough for serving, not for publishing again."""
+    template = _TEMPLATES.get((rows, dimension))
+    if template is None:
+        template = _TEMPLATES[rows, dimension] = TemporaryDirectory(prefix="served-")
+        published_items(Path(template.name) / "project", rows=rows, dimension=dimension)
+    shutil.copytree(Path(template.name) / "project", root, dirs_exist_ok=True)
+    return load_settings(root)
 
 
 def publish_items(

@@ -20,6 +20,8 @@ from governance.errors import AccessDenied, ConfigError
 from serving.access import ANONYMOUS, Access, Caller, Verdict, check, deny, open_to_all
 from serving.admission import WorkerPool
 from serving.audit import AuditLog, AuditRecord
+from serving.calls import _Method, _unary
+from serving.gate import Gate
 from serving.logs import JsonLines
 from serving.traces import start_traces
 from serving.v1 import features_pb2, values_pb2
@@ -103,6 +105,48 @@ class TestQueue:
             for one in waiting:
                 one.result()
             assert not pool.full
+
+
+class TestDeadline:
+    class Aborted(Exception):
+        """What `abort` raises."""
+
+    class Context:
+        """A call whose deadline is `remaining` seconds away."""
+
+        def __init__(self, remaining: float | None) -> None:
+            self.remaining = remaining
+            self.told: tuple[grpc.StatusCode, str] | None = None
+
+        def time_remaining(self) -> float | None:
+            return self.remaining
+
+        def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+            return ()
+
+        def set_trailing_metadata(self, _trailer: Any) -> None:
+            """Looked at elsewhere."""
+
+        def abort(self, code: grpc.StatusCode, text: str) -> None:
+            self.told = code, text
+            raise TestDeadline.Aborted
+
+    @pytest.mark.parametrize(("remaining", "overdue"), [(0.0, False), (-1.0, False), (5.0, True)])
+    def test_no_work_is_begun_for_a_call_that_comes_too_late(self, remaining: float, overdue: bool) -> None:
+        worked: list[Any] = []
+        method = _Method(request=features_pb2.GetFeaturesRequest, answer=lambda *what: worked.append(what) or b"")
+        handler = _unary("S/M", method, lambda: None, Gate(), lambda: overdue)  # type: ignore[arg-type, return-value]
+        context = self.Context(remaining)
+        with pytest.raises(self.Aborted):
+            handler.unary_unary(b"", context)
+        assert not worked
+        assert context.told is not None
+        wanted = grpc.StatusCode.RESOURCE_EXHAUSTED if overdue else grpc.StatusCode.DEADLINE_EXCEEDED
+        assert context.told[0] is wanted
+        for in_time in (None, 5.0):
+            call = _unary("S/M", method, lambda: None, Gate(), lambda: False)  # type: ignore[arg-type, return-value]
+            assert call.unary_unary(b"", self.Context(in_time)) == b""
+        assert len(worked) == 2
 
 
 class TestAudit:
