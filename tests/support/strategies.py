@@ -163,20 +163,20 @@ def signals(draw: st.DrawFn, relations: tuple[Relation, ...] = tuple(Relation)) 
 _values = st.sampled_from([-1e300, -4.0, -1.0, -0.25, 0.0, 0.5, 1.25, 2.0, 5.0, 1e300]) | st.floats(-9, 9)
 _numbers = st.sampled_from([-3.0, -0.5, 0.0, 0.25, 1.0, 30.0]) | st.floats(-2, 2)
 _CONTENT = {
-    "item_id": st.integers(0, 4),
-    "country": st.sampled_from(["at", "ü", ""]),
+    "item_id": st.sampled_from([0, 0, 0, 1, 1, 2, 3]),
+    "country": st.sampled_from(["at", "at", "at", "ü", ""]),
     "value": _values,
     "tag": st.sampled_from(["a", "b", "é", "other"]),
     "vector": st.lists(_numbers, min_size=_DIMENSION, max_size=_DIMENSION),
 }
 _WHOSE = {
-    "user_id": st.integers(0, 3),
-    "event_id": st.integers(0, 5),
-    "shop": st.sampled_from(["s", "t"]),
+    "user_id": st.sampled_from([0, 0, 1, 2]),
+    "event_id": st.sampled_from([0, 0, 1, 2]),
+    "shop": st.sampled_from(["s", "s", "t"]),
     "ts": st.integers(0, 7 * 86400 - 1).map(lambda second: int(START.timestamp()) + second)
-    | st.sampled_from([int(START.timestamp()) + 5, int(START.timestamp()) + 86400]),
+    | st.just(int(START.timestamp()) + 5),
 }
-event_rows = st.lists(st.fixed_dictionaries(_WHOSE | _CONTENT), min_size=1, max_size=40)
+event_rows = st.lists(st.fixed_dictionaries(_WHOSE | _CONTENT), min_size=12, max_size=40)
 """Events of few units with few keys, so that bounds bind; extremes, and values outside their interval."""
 
 
