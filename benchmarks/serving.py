@@ -47,7 +47,7 @@ CALLERS: Final = (1, 16)
 REQUESTS: Final = 200
 METHOD: Final = "/hedgerow.serving.v1.FeatureService/GetFeatures"
 FEAST_METHOD: Final = "/GrpcFeatureServer/GetOnlineFeatures"
-THREADS: Final = 8
+THREADS: Final = 4
 
 Data = dict[str, NDArray[Any]]
 Load = Callable[[int, int], dict[str, Any]]

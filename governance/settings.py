@@ -206,7 +206,7 @@ class Serving:
 
     host: str = "127.0.0.1"
     port: int = 7433
-    threads: int = 8
+    threads: int = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -470,7 +470,7 @@ def load_settings(project: Path) -> Settings:
         serving=Serving(
             host=serving.text("host", "127.0.0.1"),
             port=serving.whole("port", 7433, least=0, most=65_535),
-            threads=serving.whole("threads", 8, least=1, most=1_024),
+            threads=serving.whole("threads", 4, least=1, most=1_024),
         ),
         search=_search(search),
     )
