@@ -383,3 +383,14 @@ def test_a_changed_cap_is_told_with_who_signed_it_and_why(tmp_path: Path) -> Non
     assert (change.role, change.justification) == ("dpo", "one more season")
     assert (change.before, change.after, told.cap) == (account.cap, raised.cap, raised.cap)
     assert "one more season" in render(report, report.sha256)
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, ReleaseStatus.VERIFIED), (0.999, ReleaseStatus.CORRUPT)])
+def test_an_epsilon_may_be_tight_and_not_a_hair_below(tmp_path: Path, factor: float, status: ReleaseStatus) -> None:
+    from pipelines.accounting import gaussian_epsilon
+
+    exact = gaussian_epsilon((2 * float(TREND.rho)) ** 0.5, 1e-6)
+    shop = make_empty_shop(tmp_path)
+    shop.release(TREND, MONDAY, change=lambda m: replace(m, guarantee=replace(m.guarantee, epsilon=exact * factor)))
+    (release,) = report_of(shop).releases
+    assert release.status is status
