@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from governance.errors import (
     EngineError,
     InputMissing,
     LedgerCorrupt,
+    NonFiniteValue,
     NullValue,
     ReleaseCorrupt,
     RunInProgress,
@@ -73,6 +74,10 @@ def test_the_manifest_says_what_happened(project: Settings) -> None:
     [mechanism] = manifest.guarantee.measurements
     assert mechanism.l0 == 3
     assert mechanism.noise_stddev == pytest.approx((3 / (2 * 0.25)) ** 0.5)
+    [_, users] = manifest.columns
+    assert users.noise_stddev == mechanism.noise_stddev
+    assert users.half_width == pytest.approx(1.959964 * mechanism.noise_stddev)
+    assert json.loads(manifest.to_bytes())["schema"] == "hedgerow.release/2"
     [events] = manifest.inputs
     assert events.access == "private"
     assert events.fingerprint.startswith("hmac-sha256:")
@@ -159,6 +164,10 @@ def test_going_on_beside_releases_that_the_ledger_forgot_is_refused(project: Set
     run(project)
     for name in ("ledger.db", "ledger.db-wal", "ledger.db-shm"):
         (project.state_dir / name).unlink(missing_ok=True)
+    with pytest.raises(LedgerCorrupt, match="has 0 entries, but the head published in"):
+        run(project, windows=Newest(2))
+    for path in (*project.state_dir.glob("ledger.db*"), *project.state_dir.glob("ledger-heads*")):
+        path.unlink()
     with pytest.raises(LedgerCorrupt, match="does not know it"):
         run(project, windows=Newest(2))
     assert len(ReleaseStore(project.releases_dir).ids()) == 1
@@ -249,3 +258,36 @@ def test_no_value_reaches_the_terminal_when_spark_fails(project: Settings, capfd
     shown = capfd.readouterr()
     assert "a-private-value" not in shown.out + shown.err + str(caught.value)
     assert "CAST_INVALID_INPUT" in str(caught.value)
+
+
+def test_a_refusal_while_reading_gives_the_reservation_back(project: Settings) -> None:
+    """A number that is not finite shows only in the rows: after the reservation, before any noise is drawn."""
+    events = make_events()
+    events["value"][7] = float("nan")
+    events["ts"][7] = int(datetime(2025, 11, 18, tzinfo=UTC).timestamp())
+    write_tables(project.root, events)
+    write_definition(project.root, SIGNAL.replace("Count()}", 'Count(), "total": Sum("value", Interval(0, 5))}'))
+    with pytest.raises(NonFiniteValue):
+        run(project)
+    with Ledger(project.ledger_path) as ledger:
+        kinds = [str(entry.kind) for entry in ledger.entries()]
+        balance = ledger.balances()[0]
+    assert "DRAW" not in kinds
+    assert (balance.held.rho, balance.spent.rho) == (0, 0)
+    assert ReleaseStore(project.releases_dir).ids() == ()
+    assert not any(project.staging_dir.iterdir()), "no scratch file stays"
+
+
+def test_columns_tell_their_uncertainty(project: Settings) -> None:
+    """A mean's depends on the row and is released beside it; a count's is the same everywhere."""
+    write_definition(project.root, SIGNAL.replace("Count()}", 'Count(), "mean": Mean("value", Interval(0, 5))}'))
+    [result] = run(project)
+    columns = {column.name: column for column in result.manifest.columns}
+    assert list(columns) == ["item_id", "users", "mean", "mean_half_width"]
+    assert columns["mean_half_width"].role == "uncertainty"
+    assert columns["mean"].half_width is None
+    assert (columns["users"].half_width or 0) > 0
+    table = pq.read_table(project.releases_dir / result.release_id / result.manifest.files[0].name)
+    half = table.column("mean_half_width").to_numpy()
+    assert ((half > 0) & (half <= 5)).all()
+    assert len(set(half.tolist())) > 1
