@@ -13,7 +13,8 @@ from governance.canonical import canonical_bytes
 from pipelines import ZCDP, Entity, Interval, KeepRandom, Mean, PrivateSelection, PublicPartitions, Sum
 from pipelines.compiled import compile_definition, definition_bytes, definition_sha256
 from pipelines.definitions import Aggregate
-from pipelines.measurements import Measure, MeasureKind, OutputKind, recipe_of
+from pipelines.measurements import Measure, MeasureKind
+from pipelines.recipes import OutputKind, recipe_of
 from tests.support.projects import a_signal
 from tests.support.strategies import aggregates, bounds, examples, intervals, names
 
