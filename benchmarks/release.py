@@ -1,29 +1,51 @@
-"""One release against the same query without privacy, on generated events, in the same Spark session.
+"""One release against the same query without privacy, on generated events, every engine measured the same way.
 
-    python -m benchmarks.release [--rows N] [--json]
+    python -m benchmarks.release [--rows N] [--json]        one size
+    python -m benchmarks.release --slope [--json]           seconds and driver memory from 1 to 50 million rows
 
 Workload: 100,000 users, 10,000 items with zipf popularity; at most 20 items a user and one row an item; values in [0,
-5]; epsilon 1, delta 1e-6; count and sum per item, unknown item keys and again with public keys. `plain` is Spark's
-own groupBy of the same input with the same aggregates, written to parquet like the release.
+5]; epsilon 1, delta 1e-6; count and sum per item; unknown item keys, and again with public ones.
+
+    plain       Spark's own groupBy of the events, the same aggregates without bounds or noise, written to parquet
+    unsorted    the release of the same files
+    clustered   the release of the same events after `hedgerow ingest`
+
+Protocol. Each engine runs in a fresh process with a Spark session of the same settings; it is started `--repeats`
+times, engines taking turns, and the best counts. What is timed goes from the definition's plan (which reads no data) to
+the parquet files: opening and checking inputs, bounding, noise, selection, writing. Starting Spark is not counted, for
+any of them.
+
+    first       the first query of a fresh session: what a nightly job pays. **Headline: `*_seconds`, `ratio`.** A job
+                releases a window once, so nothing is warm: neither the JVM's compiler nor workers
+    warm        the best of three more in the same session, as a long-lived service would pay: `warm`
+
+`peak_rss_gib` is the largest sum of resident memory over the whole process tree (driver, JVM, Python workers; pages
+that they share count more than once), sampled every 20 ms from the session's start to the end of the first release of
+the unsorted events; plain's and the clustered one's are beside it.
+
+Accuracy. `count_mae` compares released counts with the number of users under the definition's own bounds (the same
+engine, the same sample of contributions, noise of zero scale), so it is the noise's error;
+`count_mae_against_unbounded` compares with all users of each item, so what bounding leaves out is in it too. Everything
+is seeded: the same rows, sample and noise in every run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from governance.privacy import PrivacyLoss
 from governance.settings import Account, Settings, Spark
@@ -42,24 +64,25 @@ from pipelines import (
     Sum,
     Window,
 )
-from pipelines.engine.aggregate import sum_partitions
-from pipelines.engine.bounding import Salts, bound
-from pipelines.engine.inputs import open_inputs, read_events
-from pipelines.engine.noisy import add_noise
-from pipelines.engine.session import spark_session
-from pipelines.noise import KeyedNoise, ReleaseKey
-from pipelines.plan import plan_signal
 from pipelines.windows import Span
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from pipelines.plan import SignalPlan
+
 USERS, ITEMS, CHUNK = 100_000, 10_000, 2_000_000
+SECRET = bytes(range(32))
+SLOPE = (1_000_000, 3_000_000, 10_000_000, 20_000_000, 50_000_000)
 SPAN = Span(datetime(2025, 11, 3, tzinfo=UTC), datetime(2025, 11, 10, tzinfo=UTC))
-SIGNAL = Signal(
+EVENTS = EventSource(name="events", table="events", timestamp="ts", person="user_id")
+PRIVATE = Signal(
     name="items",
     version=1,
     owner="benchmarks",
     purpose=Purpose.ANALYTICS,
     description="Users and values of each item.",
-    source=EventSource(name="events", table="events", timestamp="ts", person="user_id"),
+    source=EVENTS,
     privacy_unit=PrivacyUnit("user_id"),
     entity=Entity("item", ("item_id",)),
     aggregates={"users": Count(), "total": Sum("value", Interval(0, 5))},
@@ -69,11 +92,21 @@ SIGNAL = Signal(
     budget_per_release=ApproxDP(epsilon=1.0, delta=1e-6),
     ttl=timedelta(days=7),
 )
-PUBLIC = replace(SIGNAL, partitions=PublicPartitions({"item_id": tuple(range(ITEMS))}))
+PUBLIC = replace(PRIVATE, partitions=PublicPartitions({"item_id": tuple(range(ITEMS))}))
+CLUSTERED = replace(EVENTS, table="clustered")
+ENGINES = {
+    "unsorted": PRIVATE,
+    "clustered": replace(PRIVATE, source=CLUSTERED),
+    "public": PUBLIC,
+    "public_clustered": replace(PUBLIC, source=CLUSTERED),
+}
 
 
 def generate(directory: Path, rows: int, seed: int = 20251103) -> None:
     """Writes the events in files of two million rows, unsorted."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     random = np.random.default_rng(seed)
     weights = 1 / np.arange(1, ITEMS + 1)
     cumulative = np.cumsum(weights / weights.sum())
@@ -81,113 +114,305 @@ def generate(directory: Path, rows: int, seed: int = 20251103) -> None:
     directory.mkdir(parents=True)
     for index, offset in enumerate(range(0, rows, CHUNK)):
         n = min(CHUNK, rows - offset)
-        table = pa.table(
-            {
-                "user_id": random.integers(0, USERS, n),
-                "item_id": np.searchsorted(cumulative, random.random(n)).astype(np.int64),
-                "value": np.round(random.uniform(0, 5, n), 1),
-                "ts": start + random.integers(0, 7 * 86400, n),
-            }
-        )
-        pq.write_table(table, directory / f"part-{index:04d}.parquet", row_group_size=500_000)
+        columns: dict[str, Any] = {
+            "user_id": random.integers(0, USERS, n),
+            "item_id": np.searchsorted(cumulative, random.random(n)).astype(np.int64),
+            "value": np.round(random.uniform(0, 5, n), 1),
+            "ts": start + random.integers(0, 7 * 86400, n),
+        }
+        pq.write_table(pa.table(columns), directory / f"part-{index:04d}.parquet", row_group_size=500_000)
 
 
-def timed(work: Callable[[Path], None], directory: Path, repeats: int) -> float:
-    """Best of a few repeats, in seconds."""
-    best = float("inf")
-    for index in range(repeats):
-        target = directory / f"{work.__name__}-{index}"
-        start = time.perf_counter()
-        work(target)
-        best = min(best, time.perf_counter() - start)
-    return best
+# --- in an engine's own process ---------------------------------------------------------------------------------------
 
 
-def measure(rows: int, repeats: int, directory: Path) -> dict[str, Any]:
-    """Everything, as one JSON object."""
-    generate(directory / "events", rows)
+class Memory:
+    """Samples the resident memory of this process and of all below it."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._process = psutil.Process()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.peak = self.driver = 0
+
+    def _watch(self) -> None:
+        import psutil
+
+        while not self._stop.wait(0.02):
+            own, total = self._process.memory_info().rss, 0
+            for process in self._process.children(recursive=True):
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.peak, self.driver = max(self.peak, own + total), max(self.driver, own)
+
+    def start(self) -> None:
+        """From now on."""
+        self._thread.start()
+
+    def stop(self) -> dict[str, float]:
+        """The peaks in GiB: of the tree, and of this process, Spark's driver, alone."""
+        self._stop.set()
+        self._thread.join()
+        return {"peak_rss_gib": round(self.peak / 2**30, 3), "driver_python_gib": round(self.driver / 2**30, 3)}
+
+
+def settings_of(directory: Path, cores: int) -> Settings:
+    """A project that pays for anything."""
     cap = PrivacyLoss.of("100", "1e-3")
-    settings = Settings(
+    return Settings(
         root=directory,
         name="benchmark",
         signals_dir=directory,
         state_dir=directory / "var",
         accounts=(Account(dataset="events", unit="user_id", cap=cap),),
-        spark=Spark(master="local[2]", driver_memory="3g", shuffle_partitions=max(8, rows // 1_000_000)),
+        spark=Spark(master=f"local[{cores}]", driver_memory="3g", shuffle_partitions=8),
     )
-    spark = spark_session(settings.spark)
+
+
+def plain(spark: SparkSession, directory: Path, target: Path) -> None:
+    """The query without privacy."""
     from pyspark.sql import functions as F
 
-    def plain(target: Path) -> None:
-        events = spark.read.parquet(str(directory / "events"))
-        counted = events.groupBy("item_id").agg(F.count(F.lit(1)).alias("users"), F.sum("value").alias("total"))
-        counted.write.parquet(str(target))
+    events = spark.read.parquet(str(directory / "events"))
+    counted = events.groupBy("item_id").agg(F.count(F.lit(1)).alias("users"), F.sum("value").alias("total"))
+    counted.write.parquet(str(target))
 
-    def releaser(signal: Signal) -> Callable[[Path], None]:
-        def release(target: Path) -> None:
-            key = ReleaseKey.fresh()
-            plan = plan_signal(signal, settings)
-            inputs = open_inputs(signal, plan.recipe, settings.root)
-            salts = Salts(rows=key.salt("rows"), partitions=key.salt("partitions"))
-            events = read_events(signal, inputs, SPAN, spark)
-            sums = sum_partitions(bound(events, signal, plan.recipe, inputs, salts), signal, plan.recipe, inputs, spark)
-            add_noise(sums, signal, plan.recipe, plan.calibration, KeyedNoise(key)).write.parquet(str(target))
 
-        return release
+def release(spark: SparkSession, plan: SignalPlan, directory: Path, target: Path, *, zero: bool = False) -> None:
+    """What `hedgerow run` does between planning a release and publishing it."""
+    from pipelines.engine.inputs import check_footers, open_inputs
+    from pipelines.engine.kernel import Salts
+    from pipelines.engine.release import Engine
+    from pipelines.noise import KeyedNoise, ReleaseKey, ZeroNoise
 
-    work = directory / "work"
-    plain_seconds = timed(plain, work / "plain", repeats)
-    release_seconds = timed(releaser(SIGNAL), work / "private", repeats)
-    public_seconds = timed(releaser(PUBLIC), work / "public", repeats)
-    truth = spark.read.parquet(str(directory / "events")).groupBy("item_id").agg(F.countDistinct("user_id").alias("n"))
-    true_keys = truth.count()
-    document = {
-        "benchmark": "release",
-        "rows": rows,
-        "plain_seconds": round(plain_seconds, 2),
-        "release_seconds": round(release_seconds, 2),
-        "ratio": round(release_seconds / plain_seconds, 2),
-        "rows_per_second": round(rows / release_seconds),
-        "true_keys": true_keys,
-        **accuracy(work / "private" / "release-0", settings, SIGNAL),
-        "public": {
-            "release_seconds": round(public_seconds, 2),
-            "ratio": round(public_seconds / plain_seconds, 2),
-            **accuracy(work / "public" / "release-0", settings, PUBLIC),
-        },
-        "peak_rss_gib": round(peak_rss_gib(), 2),
-    }
+    key = ReleaseKey(SECRET)
+    inputs = open_inputs(plan.signal, plan.recipe, directory)
+    check_footers(plan.signal, inputs)
+    scratch = target.with_name(f"{target.name}-scratch")
+    engine = Engine(
+        plan=plan,
+        inputs=inputs,
+        span=SPAN,
+        salts=Salts(rows=key.salt("rows"), partitions=key.salt("partitions")),
+        scratch=scratch,
+    )
+    try:
+        with engine.sums(spark) as sums:
+            sums.noisy(ZeroNoise() if zero else KeyedNoise(key)).write.parquet(str(target))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def run_engine(name: str, directory: Path, cores: int, warm: int, target: Path) -> dict[str, Any]:
+    """One engine in this process: the first run, more while it is warm, and memory."""
+    from pipelines.engine.session import spark_session
+    from pipelines.plan import plan_signal
+
+    settings = settings_of(directory, cores)
+    start = time.perf_counter()
+    plan = plan_signal(ENGINES.get(name, PUBLIC), settings)
+    plan_seconds = time.perf_counter() - start
+    memory = Memory()
+    memory.start()
+    start = time.perf_counter()
+    spark = spark_session(settings.spark)
+    session_seconds = time.perf_counter() - start
+
+    def work(to: Path) -> float:
+        begin = time.perf_counter()
+        if name == "plain":
+            plain(spark, directory, to)
+        else:
+            release(spark, plan, directory, to)
+        return time.perf_counter() - begin
+
+    if name == "truth":
+        release(spark, plan, directory, target / "bounded", zero=True)
+        from pyspark.sql import functions as F
+
+        events = spark.read.parquet(str(directory / "events")).select("item_id", "user_id").distinct()
+        events.groupBy("item_id").agg(F.count(F.lit(1)).alias("users")).write.parquet(str(target / "unbounded"))
+        return {}
+    first = work(target / "first")
+    told: dict[str, Any] = {"first_seconds": first, **memory.stop()}
+    runs = [work(target / f"warm-{index}") for index in range(warm)]
+    java: Any = spark.sparkContext._jvm  # noqa: SLF001 - the one way to the heap of the JVM that drives Spark
+    java.java.lang.System.gc()
+    runtime = java.java.lang.Runtime.getRuntime()
+    told["driver_heap_gib"] = round((runtime.totalMemory() - runtime.freeMemory()) / 2**30, 3)
     spark.stop()
+    return {
+        **told,
+        "warm_seconds": min(runs) if runs else None,
+        "plan_seconds": plan_seconds,
+        "session_seconds": session_seconds,
+    }
+
+
+# --- in the process that compares -------------------------------------------------------------------------------------
+
+
+def in_own_process(name: str, directory: Path, cores: int, warm: int, target: Path) -> dict[str, Any]:
+    """Runs an engine in a fresh process."""
+    arguments = [name, str(directory), str(cores), str(warm), str(target)]
+    command = [sys.executable, "-m", "benchmarks.release", "--engine", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{name} failed:\n{done.stderr}")
+    document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return document
 
 
-def accuracy(target: Path, settings: Settings, signal: Signal) -> dict[str, Any]:
-    """Released keys, and the mean absolute error of the noisy counts against the noise's own expectation."""
-    released = pq.read_table(target)
-    stddev = plan_signal(signal, settings).calibration.mechanism("users").noise_stddev
+def best_of(engines: tuple[str, ...], directory: Path, cores: int, repeats: int, warm: int) -> dict[str, Any]:
+    """Each engine's best times; engines take turns, so that what else the machine does hits all alike."""
+    best: dict[str, dict[str, Any]] = {}
+    for turn in range(repeats):
+        for name in engines:
+            target = directory / "out" / f"{name}-{turn}"
+            told = in_own_process(name, directory, cores, warm, target)
+            kept = best.setdefault(name, told)
+            for field, value in told.items():
+                kept[field] = (
+                    min(kept[field], value) if field.endswith("_seconds") and value is not None else kept[field]
+                )
+    return best
+
+
+def counts(folder: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Items, and users of each."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder, columns=["item_id", "users"]).sort_by("item_id")
+    return table.column("item_id").to_numpy(), table.column("users").to_numpy()
+
+
+def accuracy(released: Path, truth: Path) -> dict[str, Any]:
+    """Released keys and the errors of their counts."""
+    items, users = counts(released)
+    errors = {}
+    for name in ("bounded", "unbounded"):
+        exact = np.zeros(ITEMS)
+        of, value = counts(truth / name)
+        exact[of] = value
+        errors[name] = float(np.abs(users - exact[items]).mean())
     return {
-        "released_keys": released.num_rows,
-        "count_noise_mae": round(stddev * (2 / np.pi) ** 0.5, 2),
-        "count_noise_stddev": round(stddev, 2),
+        "released_keys": len(items),
+        "count_mae": round(errors["bounded"], 2),
+        "count_mae_against_unbounded": round(errors["unbounded"], 2),
     }
 
 
-def peak_rss_gib() -> float:
-    """Peak resident memory of this process and of its largest child (the JVM)."""
-    own, children = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return (own + children) / 2**20
+def measure(rows: int, repeats: int, warm: int, cores: int, directory: Path) -> dict[str, Any]:
+    """One size, as one JSON object."""
+    from pipelines.ingest import ingest
+
+    generate(directory / "events", rows)
+    start = time.perf_counter()
+    ingest((directory / "events",), directory / "clustered", person="user_id", time="ts", workers=cores)
+    ingest_seconds = time.perf_counter() - start
+    best = best_of(("plain", *ENGINES), directory, cores, repeats, warm)
+    in_own_process("truth", directory, cores, 0, directory / "truth")
+    items, _ = counts(directory / "truth" / "unbounded")
+
+    def ratios(kind: str) -> dict[str, Any]:
+        base = best["plain"][f"{kind}_seconds"]
+        if base is None:
+            return {}
+        named = {"": "unsorted", "clustered_": "clustered"}
+        public = {"": "public", "clustered_": "public_clustered"}
+
+        def of(names: dict[str, str]) -> dict[str, Any]:
+            told: dict[str, Any] = {}
+            for prefix, name in names.items():
+                seconds = best[name][f"{kind}_seconds"]
+                told[f"{prefix or 'release_'}seconds"] = round(seconds, 2)
+                told[f"{prefix}ratio"] = round(seconds / base, 2)
+            return told
+
+        return {"plain_seconds": round(base, 2), **of(named), "public": of(public)}
+
+    headline, others = ratios("first"), ratios("warm")
+    out = directory / "out"
+    return {
+        "benchmark": "release",
+        "rows": rows,
+        "cores": cores,
+        **{field: value for field, value in headline.items() if field != "public"},
+        "ingest_seconds": round(ingest_seconds, 2),
+        "rows_per_second": round(rows / best["unsorted"]["first_seconds"]),
+        "clustered_rows_per_second": round(rows / best["clustered"]["first_seconds"]),
+        "peak_rss_gib": best["unsorted"]["peak_rss_gib"],
+        "plain_peak_rss_gib": best["plain"]["peak_rss_gib"],
+        "clustered_peak_rss_gib": best["clustered"]["peak_rss_gib"],
+        "true_keys": len(items),
+        **accuracy(out / "unsorted-0" / "first", directory / "truth"),
+        "same_release_from_both_layouts": same_rows(out / "unsorted-0" / "first", out / "clustered-0" / "first"),
+        "public": {**headline["public"], **accuracy(out / "public-0" / "first", directory / "truth")},
+        "warm": others,
+        "plan_seconds": round(best["unsorted"]["plan_seconds"], 2),
+        "session_seconds": round(best["unsorted"]["session_seconds"], 2),
+    }
+
+
+def same_rows(one: Path, two: Path) -> bool:
+    """Whether two releases are equal, to the bit."""
+    import pyarrow.parquet as pq
+
+    first, second = (pq.read_table(folder).sort_by("item_id") for folder in (one, two))
+    return bool(first.equals(second))
+
+
+def slope(sizes: tuple[int, ...], cores: int, directory: Path) -> dict[str, Any]:
+    """Seconds for each row and memory of the driver, by size; the first run of a fresh session, unsorted."""
+    steps = []
+    for rows in sizes:
+        folder = directory / str(rows)
+        generate(folder / "events", rows)
+        told = in_own_process("unsorted", folder, cores, 0, folder / "out")
+        shutil.rmtree(folder)
+        steps.append(
+            {
+                "rows": rows,
+                "release_seconds": round(told["first_seconds"], 2),
+                "microseconds_per_row": round(told["first_seconds"] / rows * 1e6, 3),
+                "peak_rss_gib": told["peak_rss_gib"],
+                "driver_python_gib": told["driver_python_gib"],
+                "driver_heap_gib": told["driver_heap_gib"],
+            }
+        )
+    costs = [step["microseconds_per_row"] for step in steps]
+    growth = max(later / earlier for i, earlier in enumerate(costs) for later in costs[i:])
+    return {"benchmark": "release slope", "cores": cores, "largest_growth_per_row": round(growth, 2), "sizes": steps}
 
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--repeats", type=int, default=2, help="fresh processes of each engine")
+    parser.add_argument("--warm", type=int, default=3, help="more runs in each process")
+    parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--slope", action="store_true")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SLOPE), help="rows, with --slope")
+    parser.add_argument("--json", action="store_true", help="on one line")
+    parser.add_argument("--engine", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    directory = Path(tempfile.mkdtemp(prefix="hedgerow-bench-"))
+    if arguments.engine:
+        name, directory, cores, warm, target = arguments.engine
+        # Spark's own words go to standard error; the last line of standard output is the result.
+        told = run_engine(name, Path(directory), int(cores), int(warm), Path(target))
+        print(json.dumps(told))
+        return
+    directory = Path(tempfile.mkdtemp(prefix="hedgerow-bench-", dir=os.environ.get("TMPDIR")))
     try:
-        document = measure(arguments.rows, arguments.repeats, directory)
+        if arguments.slope:
+            document = slope(tuple(arguments.sizes), arguments.cores, directory)
+        else:
+            document = measure(arguments.rows, arguments.repeats, arguments.warm, arguments.cores, directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     print(json.dumps(document) if arguments.json else json.dumps(document, indent=2))
