@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 from openlineage.client.serde import Serde
 from typer.testing import CliRunner
 
 from governance.canonical import canonical_bytes, sha256_hex
+from governance.cli import disclosure
 from governance.disclosure import (
     HAZARDS,
     Disclosed,
@@ -300,10 +302,6 @@ def test_a_release_that_was_changed_is_left_out_and_named(shop: tuple[Settings, 
 
 
 def test_the_command_writes_and_summarises(shop: tuple[Settings, Ledger], tmp_path: Path) -> None:
-    import typer
-
-    from governance.cli import disclosure
-
     app = typer.Typer()
     app.command()(disclosure)
     settings, _ = shop
@@ -320,3 +318,18 @@ def test_the_command_writes_and_summarises(shop: tuple[Settings, Ledger], tmp_pa
     result = CliRunner().invoke(app, ["-p", str(settings.root), "--out", str(out)])
     assert result.exit_code == 1
     assert "left out" in result.output
+
+
+def test_lineage_is_also_sent_where_openlineage_is_configured(
+    shop: tuple[Settings, Ledger], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = typer.Typer()
+    app.command()(disclosure)
+    settings, _ = shop
+    sent = tmp_path / "sent.ndjson"
+    for name, value in (("TYPE", "file"), ("LOG_FILE_PATH", str(sent)), ("APPEND", "true")):
+        monkeypatch.setenv(f"OPENLINEAGE__TRANSPORT__{name}", value)
+    result = CliRunner().invoke(app, ["-p", str(settings.root), "--out", str(tmp_path / "out"), "--emit"])
+    assert result.exit_code == 0, result.output
+    events = [json.loads(line) for line in sent.read_text(encoding="utf-8").splitlines()]
+    assert [event["eventType"] for event in events] == ["START", "COMPLETE"] * 3
