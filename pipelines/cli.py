@@ -18,7 +18,7 @@ from rich.text import Text
 
 from governance.errors import ConfigError
 from governance.ledger import Balance, open_ledger
-from governance.policy import load_policy
+from governance.policy import Decision, load_policy, record_refusals
 from governance.privacy import PrivacyLoss
 from governance.settings import Account, Settings, load_settings
 from pipelines.bounding_choice import compare_bounds
@@ -50,6 +50,7 @@ def plan(
     chosen = load_project(settings).select(tuple(signals or ()))
     policy = load_policy(settings)
     decisions = [decide_definition(definition, settings, policy) for definition in chosen]
+    _record_refused(settings, decisions)
     plans = [plan_signal(definition, settings) for definition in chosen if isinstance(definition, Signal)]
     embeddings = [definition for definition in chosen if isinstance(definition, ContentEmbedding)]
     balances = balances_of(settings, tuple(one.account for one in plans))
@@ -98,6 +99,14 @@ def explained(one: SignalPlan) -> dict[str, object]:
             for c in (compare_bounds(one, profile) if profile is not None else ())
         ],
     }
+
+
+def _record_refused(settings: Settings, decisions: list[Decision]) -> None:
+    """Refused plans go into the ledger, once each, where there is one; a project that never ran gets none by asking."""
+    refused = [decision for decision in decisions if not decision.allowed]
+    if refused and (settings.ledger.url is not None or settings.ledger_path.is_file()):
+        with open_ledger(settings) as ledger:
+            record_refusals(ledger, refused)
 
 
 def balances_of(settings: Settings, accounts: tuple[Account, ...]) -> dict[str, Balance]:

@@ -76,6 +76,15 @@ def test_a_plan_shows_what_the_policy_refuses_and_writes_nothing(project: Settin
     assert not project.state_dir.exists()
 
 
+def test_refused_plans_are_recorded_once_where_there_is_a_ledger(project: Settings) -> None:
+    app = typer.Typer()
+    app.command()(plan)
+    open_ledger(project).close()
+    for _ in range(2):
+        assert CliRunner().invoke(app, ["-p", str(project.root)]).exit_code == 1
+    assert refused(project) == [(None, "topic_weekly v1", ["EPS-PERSON-1"])]
+
+
 def test_the_same_rules_at_every_stage(project: Settings) -> None:
     """A decision at plan and at run time differs in nothing but the action and what it is about."""
     policy = load_policy(project)
