@@ -261,7 +261,9 @@ class Measure:
             each = self.width
         else:
             each = min(self.width, (self._rows if not self.clipped else self.width) * (len(self.levels) or 1))
-        return min(_MOST_COORDINATES, self.l0 * each)
+        # What is clipped is whole steps, so each coordinate that changes takes 1 of the squared norm at least.
+        most = math.ceil(self.l2**2) if self.clipped else _MOST_COORDINATES
+        return min(most, _MOST_COORDINATES, self.l0 * each)
 
     @property
     def linf(self) -> int:

@@ -204,7 +204,8 @@ class Signal:
                 if column not in allowed:
                     raise DefinitionError(
                         self.identity,
-                        f"post_processing: {type(step).__name__}: found {column!r}, allowed: {', '.join(allowed)}",
+                        f"post_processing: {type(step).__name__}: found {column!r}, allowed: "
+                        + (", ".join(allowed) or "no column of this signal; leave the step out"),
                     )
 
 

@@ -127,7 +127,8 @@ class Released:
             _read_off(cumulative, np.clip(p, 0.0, 1.0) * total, interval.lower, interval.upper)
             for p in (output.probability - slack, np.full(len(total), output.probability), output.probability + slack)
         )
-        return value, (high - low) / 2
+        # Where noise outweighs the whole group, its quantiles may be anywhere.
+        return value, np.where(slack < 1, high - low, interval.upper - interval.lower) / 2
 
 
 def _read_off(cumulative: Floats, targets: Floats, lower: float, upper: float) -> Floats:

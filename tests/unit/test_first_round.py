@@ -1,0 +1,94 @@
+"""Two rounds of selection: what the first finds, and where the second puts a unit's weight."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import AdaptiveWeights, KeepRandom, PrivateSelection, WeightedUnits
+from pipelines.calibration import calibrate
+from pipelines.engine.bounding import bounds_of
+from pipelines.engine.first_round import FirstRound, Found
+from pipelines.engine.kernel import Salts, bounded_sums
+from pipelines.noise import ZeroNoise
+from pipelines.recipes import recipe_of
+from tests.support.projects import a_signal
+
+SIGNAL = a_signal(
+    bounds=KeepRandom(max_partitions=2, max_rows_per_partition=1),
+    partitions=PrivateSelection(delta=1e-7, by=AdaptiveWeights(max_keys=5)),
+)
+RECIPE = recipe_of(SIGNAL)
+CALIBRATION = calibrate(SIGNAL, RECIPE, 1e-6)
+SALTS = Salts(rows=1, partitions=2)
+
+
+def rows(edges: list[tuple[int, str]]) -> pa.Table:
+    return pa.table({"__u0": [user for user, _ in edges], "__k0": [key for _, key in edges]})
+
+
+def found_in(folder: Path, keys: list[str]) -> Found:
+    pq.write_table(pa.table({"__k0": pa.array(keys, pa.string())}), folder / "part-00000.parquet")
+    return Found(str(folder))
+
+
+def weights(table: pa.Table, found: Found | None) -> dict[str, float]:
+    bounds = bounds_of(SIGNAL, RECIPE, CALIBRATION, SALTS, found=found)
+    names = [mechanism.measure.name for mechanism in CALIBRATION.summed]
+    place = names.index("selection.weight")
+    sums = pa.Table.from_batches(list(bounded_sums(table, bounds)))
+    return dict(zip(sums["__k0"].to_pylist(), (sums[f"__m{place}"].to_numpy() / 2**20).tolist(), strict=True))
+
+
+def test_the_second_round_spreads_a_units_whole_weight_over_what_was_not_found(tmp_path: Path) -> None:
+    table = rows([(1, "a"), (1, "b"), (1, "c"), (2, "a")])
+    assert weights(table, None) == pytest.approx({"a": 3**-0.5 + 1, "b": 3**-0.5, "c": 3**-0.5}, abs=1e-5)
+    assert weights(table, found_in(tmp_path, ["a"])) == pytest.approx({"a": 0, "b": 2**-0.5, "c": 2**-0.5}, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_unit_moves_weights_by_norm_one_at_most_whatever_was_found(tmp_path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    edges = {(int(u), f"k{k}") for u, k in zip(random.integers(0, 12, 90), random.integers(0, 15, 90), strict=True)}
+    found = found_in(tmp_path, [f"k{k}" for k in random.permutation(15)[:5]])
+    for scheme in (None, found):
+        everybody = weights(rows(sorted(edges)), scheme)
+        for unit in range(12):
+            rest = weights(rows(sorted(edge for edge in edges if edge[0] != unit)), scheme)
+            change = [everybody[key] - rest.get(key, 0.0) for key in everybody]
+            assert sum(value**2 for value in change) <= 1
+            assert max(change) <= 1
+            assert min(change) >= 0
+
+
+def test_the_first_round_finds_what_reaches_its_threshold() -> None:
+    sums = pa.table({"__k0": ["a", "b", "a", "c"], "__m0": [5, 9, 5, 10]})
+    stage = FirstRound(source=ZeroNoise(), measurement="w", sigma=3.0, threshold=10, keys=1)
+    assert sorted(stage.table(sums)["__k0"].to_pylist()) == ["a", "c"]
+
+
+def test_keys_are_found_by_all_their_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"__k0": ["a", "b"], "__k1": [1, 2]}), tmp_path / "part-0.parquet")
+    asked = {"__k0": pa.array(["a", "a", "b", "c"]), "__k1": pa.array([1, 2, 2, 1])}
+    assert Found(str(tmp_path)).among(asked).tolist() == [True, False, True, False]
+
+
+def test_nothing_found_is_nothing(tmp_path: Path) -> None:
+    assert not found_in(tmp_path, []).among({"__k0": pa.array(["a"])}).any()
+
+
+def test_both_rounds_are_paid_for() -> None:
+    one = calibrate(replace(SIGNAL, partitions=PrivateSelection(delta=1e-7, by=WeightedUnits(max_keys=5))),
+                    recipe_of(replace(SIGNAL, partitions=PrivateSelection(delta=1e-7, by=WeightedUnits(max_keys=5)))),
+                    1e-6)  # fmt: skip
+    assert one.first_threshold is None
+    assert CALIBRATION.first_threshold is not None
+    assert sum(mechanism.rho for mechanism in CALIBRATION.mechanisms) == pytest.approx(10.0)
+    first, second = (CALIBRATION.mechanism(f"selection.{name}") for name in ("first_weight", "weight"))
+    assert first.rho / (first.rho + second.rho) == pytest.approx(0.1)
+    assert float(CALIBRATION.selection_delta) == 1e-7
