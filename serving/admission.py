@@ -4,7 +4,7 @@ A queue that is longer than its calls' deadlines does work that nobody waits for
 each call that waited tells how fast the queue moves (Little's law: throughput = calls ahead / time waited), and a call
 that would wait longer than `queue_seconds` is refused at once with RESOURCE_EXHAUSTED and the time to wait, before its
 message is read. When speed drops suddenly, calls that have waited twice as long are refused when their turn comes, so a
-queue that became too long is gone at once. Refusals and health checks have threads of their own.
+queue that became too long is gone at once. Refusals wait for no thread, and health checks have their own.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, Final
 
 import grpc
@@ -92,6 +93,26 @@ class WorkerPool(ThreadPoolExecutor):
         return function(*args, **kwargs)
 
 
+class _AtOnce(ThreadPoolExecutor):
+    """Runs what is submitted in the submitting thread. gRPC takes thread pools only."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(function(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - the future carries it, as a pool's would
+            done.set_exception(error)
+        return done
+
+
+@lru_cache(maxsize=64)
+def _refusal(seconds: float) -> tuple[str, tuple[tuple[str, bytes], ...]]:
+    """Message and trailer of a refusal, made once: refusals must stay cheap."""
+    message = f"the server is overloaded; try again in {seconds:g} s"
+    details = encode_details(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message, Details(retry_seconds=seconds))
+    return message, ((DETAILS_TRAILER, details),)
+
+
 class AdmissionInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
     """Refuses calls while the pool is full, and answers health checks whatever it is.
 
@@ -107,15 +128,13 @@ class AdmissionInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  #
         self._health: dict[str, Any] = {}
 
         def refuse(_requests: Any, context: grpc.ServicerContext) -> Any:
-            seconds = pool.retry_seconds
-            message = f"the server is overloaded; try again in {seconds:.2f} s"
-            code = grpc.StatusCode.RESOURCE_EXHAUSTED
-            details = encode_details(code.value[0], message, Details(retry_seconds=seconds))
-            context.set_trailing_metadata(((DETAILS_TRAILER, details),))
-            context.abort(code, message)
+            message, trailer = _refusal(round(pool.retry_seconds, 1) or 0.05)
+            context.set_trailing_metadata(trailer)
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
 
         # A handler of streams is called without waiting for the request's message, whatever the client sends.
-        refuse.experimental_thread_pool = self._aside  # type: ignore[attr-defined]
+        # And as it waits for nothing, it runs where the call is noticed, which saves the way to another thread.
+        refuse.experimental_thread_pool = _AtOnce(1)  # type: ignore[attr-defined]
         self._refuse = grpc.stream_stream_rpc_method_handler(refuse)
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
