@@ -6,11 +6,11 @@ because it holds for every integer shift). With discrete Laplace noise of scale 
 hence `epsilon_i^2 / 2`-zCDP (Bun and Steinke 2016, Proposition 3.3).
 
 Split. Measurement i gets the share `rho_i` of rho. An output's error is judged by its variance over the square of what
-one row of full size adds to it, times its weight; summed over outputs that is `sum_i a_i sigma_i^2 = sum_i a_i L2_i^2 /
-(2 rho_i)`, least for `rho_i` proportional to `sqrt(a_i) L2_i` (Cauchy and Schwarz). For Laplace noise the sum is `sum_i
-a_i 2 (L1_i / epsilon_i)^2`, least for `epsilon_i` proportional to `(a_i L1_i^2)^(1/3)`. Under `ClipNorm` the shares set
-each measurement's scale in the norm: `s_i = row_l2_i / sqrt(share_i)`, so that a row of full size has norm 1, and
-`sigma_i = s_i l2 / sqrt(2 rho)` (pipelines.measurements).
+one unit can add to it in a partition, times its weight; summed over outputs that is `sum_i a_i sigma_i^2`, which is
+`sum_i a_i L2_i^2 / (2 rho_i)`, least for `rho_i` proportional to `sqrt(a_i) L2_i` (Cauchy and Schwarz). For Laplace
+noise the sum is `sum_i a_i 2 (L1_i / epsilon_i)^2`, least for `epsilon_i` proportional to `(a_i L1_i^2)^(1/3)`. Under
+`ClipNorm` the shares set each measurement's scale in the norm: `s_i = row_l2_i / sqrt(share_i)`, so that a row of full
+size has norm 1, and `sigma_i = s_i l2 / sqrt(2 rho)` (pipelines.measurements).
 
 Selection. A key is released if its noisy unit count (or weight) reaches `threshold`. Let D' be D plus one unit (or with
 one unit's rows replaced). Keys that only D' has are at most L0, and each has exactly one unit. If there are t of them,
@@ -283,7 +283,9 @@ def shares_of(signal: Signal, recipe: Recipe) -> Mapping[str, float]:
     for output in recipe.outputs:
         weight = signal.weights.get(output.aggregate, 1.0) / columns.count(output.aggregate)
         for term in output.terms:
-            influence[term.measure] += weight * (term.coefficient / output.scale) ** 2
+            influence[term.measure] += (
+                weight * (term.coefficient / (output.scale * _rows_of(signal, recipe, output))) ** 2
+            )
     if recipe.units is not None:
         deciding = recipe.measure(recipe.units)
         # A unit that fills its bounds adds 1 to a count, but only the root of its share to a weight.
@@ -305,6 +307,13 @@ def shares_of(signal: Signal, recipe: Recipe) -> Mapping[str, float]:
             parts[measure.name] = math.sqrt(influence[measure.name]) * moved
     total = sum(parts.values())
     return {name: part / total for name, part in parts.items()}
+
+
+def _rows_of(signal: Signal, recipe: Recipe, output: Output) -> int:
+    """Rows of full size that a unit adds to a partition at most, of those that this output counts."""
+    if isinstance(signal.bounds, ClipNorm) or recipe.measure(output.measure).kind is MeasureKind.UNITS:
+        return 1
+    return signal.bounds.max_rows_per_partition
 
 
 def selection_threshold(

@@ -57,7 +57,8 @@ class Signal:
         budget_per_release: what one window costs.
         ttl: how long after its window's end a value may be served.
         weights: aggregate → how much its squared error matters against the others'; those not named weigh 1. Each error
-            is measured against what one row can add, and the budget is split so that the weighted total is least.
+            is measured against what one unit can add to a partition, and the budget is split so that the weighted total
+            is least.
         post_processing: free steps after the noise, in order.
         profile: how much units contribute, as far as that is public: `plan` weighs bounds by it.
     """
