@@ -7,6 +7,7 @@ again; SIGTERM drains them all. A worker whose supervisor is gone drains too.
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -173,7 +174,7 @@ def _reserve(host: str, port: int) -> tuple[socket.socket, int]:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(target)
     except OSError as error:
-        if error.errno == 98:
+        if error.errno == errno.EADDRINUSE:
             raise PortBusy(f"{host}:{port}") from None
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; correct [listen]") from None
     return reserved, int(reserved.getsockname()[1])
