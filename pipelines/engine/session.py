@@ -79,10 +79,11 @@ def spark_session(settings: Spark) -> SparkSession:
 
 def _cluster_settings(settings: Spark) -> dict[str, str]:
     """What executors need: memory, silence, and the folder that this code is imported from."""
+    here = Path(__file__).resolve()
     return {
         "spark.executor.memory": settings.executor_memory,
-        "spark.executor.syncLogLevel.enabled": "true",
-        "spark.executorEnv.PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "spark.executor.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{here.with_name('quiet.properties')}",
+        "spark.executorEnv.PYTHONPATH": str(here.parents[2]),
     }
 
 
