@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Progress", "RunResult", "Stage", "run"]
 
 
+_ROWS_AT_ONCE = 1_000_000
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -306,8 +309,24 @@ def _fingerprints(
     return tuple(prints)
 
 
+def _rewritten(part: Path, target: Path) -> Path:
+    """The same rows in the same order, written so that a file's bytes are a function of them.
+
+    Spark's writer orders some lists in its footers by the hash seed of its process.
+    """
+    import pyarrow.parquet as pq
+
+    with (
+        pq.ParquetFile(part) as source,
+        pq.ParquetWriter(target, source.schema_arrow.remove_metadata(), compression="zstd") as writer,
+    ):
+        for batch in source.iter_batches(_ROWS_AT_ONCE):
+            writer.write_batch(batch.replace_schema_metadata(None))
+    return target
+
+
 def _tidy(staging: Path) -> tuple[tuple[DataFile, ...], int]:
-    """Moves Spark's part files to plain names in `release/`, empty ones left out unless all are; counts the rows."""
+    """Writes Spark's part files again under plain names in `release/`, empty ones left out unless all are."""
     import pyarrow.parquet as pq
 
     target = staging / "release"
@@ -319,6 +338,6 @@ def _tidy(staging: Path) -> tuple[tuple[DataFile, ...], int]:
         raise EngineError("the engine wrote no file; check the free disk space and run again")
     files = []
     for index, part in enumerate(kept):
-        path = part.rename(target / f"part-{index:05d}.parquet")
+        path = _rewritten(part, target / f"part-{index:05d}.parquet")
         files.append(DataFile(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path)))
     return tuple(files), sum(rows.values())

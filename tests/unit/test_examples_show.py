@@ -73,9 +73,9 @@ def test_plan_tells_protection_noise_keys_and_price(width: int) -> None:
         "person",
         "event",
         "nobody",
-        "users ±8.94",
-        "private ≥54",
-        "1.48",
+        "users ±7.34",
+        "private ≥45",
+        "1.38",
         "0.2",
         "item_content",
     ):

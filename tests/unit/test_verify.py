@@ -258,7 +258,10 @@ ATTACKS: dict[str, tuple[Callable[[Scene], object], set[Problem]]] = {
     ),
     "edit a body with its hash": (rewritten(5, lower_loss), {Problem.ENTRY_EDITED, Problem.BALANCE_WRONG}),
     "edit a stored hash": (
-        sql("UPDATE entries SET hash = replace(hash, 'a', 'b') WHERE sequence = 5"),
+        sql(
+            "UPDATE entries SET hash = (CASE substr(hash, 1, 1) WHEN '0' THEN '1' ELSE '0' END) || substr(hash, 2) "
+            "WHERE sequence = 5"
+        ),
         {Problem.ENTRY_EDITED},
     ),
     "delete in the middle": (sql("DELETE FROM entries WHERE sequence = 5"), {Problem.ENTRY_DELETED}),
