@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-EXTRAS := dev,pipelines,serving,device,client
+EXTRAS := dev,pipelines,serving,device,client,governance,postgres,traces
 
 # The first Python that is new enough; `make setup PYTHON=...` names another.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
