@@ -30,7 +30,7 @@ help: ## Show this list
 
 setup: $(READY) ## Install everything into .venv, once; again only when pyproject.toml or constraints.txt change
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt Makefile
 	@command -v $(PYTHON) >/dev/null || { echo "problem  no $(PYTHON) on PATH: install Python 3.11 or newer" >&2; exit 2; }
 	@$(PYTHON) -I governance/doctor.py
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
