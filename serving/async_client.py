@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import grpc
 from numpy.typing import ArrayLike
 
-from governance.errors import RequestInvalid, ServingError
+from governance.errors import RequestInvalid
 from serving.answers import (
     Embeddings,
     FeatureTable,
@@ -29,7 +29,7 @@ from serving.answers import (
     read_feature_table,
     read_neighbors,
 )
-from serving.channel import ClientTls, Token, call_metadata, channel_options, typed_error
+from serving.channel import ClientTls, Token, call_metadata, channel_options, read_answer, typed_error
 from serving.messages import context_request, embeddings_request, features_request, search_request
 from serving.v1 import embeddings_pb2_grpc, features_pb2, features_pb2_grpc, recommendation_pb2_grpc
 
@@ -107,7 +107,7 @@ class AsyncClient:
         parts = stub.StreamFeatures(request, timeout=timeout_seconds, metadata=metadata)
         try:
             async for message in parts:
-                yield self._read(read_feature_table, message.part)
+                yield read_answer(read_feature_table, message.part, self._target)
         except grpc.aio.AioRpcError as error:
             raise typed_error(error, self._target) from None
         finally:
@@ -167,12 +167,4 @@ class AsyncClient:
             response = await method(request, timeout=self._timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise typed_error(error, self._target) from None
-        return self._read(read, response)
-
-    def _read(self, read: Callable[[Any], _T], response: Any) -> _T:
-        try:
-            return read(response)
-        except ValueError:
-            raise ServingError(
-                f"{self._target}: the answer cannot be read; use a client of the server's version"
-            ) from None
+        return read_answer(read, response, self._target)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 
@@ -13,7 +13,9 @@ from governance.errors import AccessDenied, NotAuthenticated, NotServed, Request
 from serving.limits import MAX_MESSAGE_BYTES
 from serving.problems import DETAILS_TRAILER, Details, Overloaded, decode_details
 
-__all__ = ["ClientTls", "Token", "call_metadata", "channel_options", "typed_error"]
+__all__ = ["ClientTls", "Token", "call_metadata", "channel_options", "read_answer", "typed_error"]
+
+_T = TypeVar("_T")
 
 Token = str | Callable[[], str]
 """A signed token, or what gives the current one."""
@@ -111,3 +113,15 @@ def typed_error(error: Any, target: str) -> ServingError:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
             return ServerUnavailable(f"{target}: no answer in time; check the address, or raise timeout_seconds")
     return ServerUnavailable(f"{target}: {code.name}: {text}; is the server running there?")
+
+
+def read_answer(read: Callable[[Any], _T], response: Any, target: str) -> _T:
+    """An answer as the client gives it.
+
+    Raises:
+        ServingError: it is not one that this client can read.
+    """
+    try:
+        return read(response)
+    except ValueError:
+        raise ServingError(f"{target}: the answer cannot be read; use a client of the server's version") from None

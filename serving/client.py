@@ -37,7 +37,7 @@ from serving.answers import (
     read_feature_table,
     read_neighbors,
 )
-from serving.channel import ClientTls, Token, call_metadata, channel_options, typed_error
+from serving.channel import ClientTls, Token, call_metadata, channel_options, read_answer, typed_error
 from serving.messages import context_request, embeddings_request, features_request, search_request
 from serving.v1 import (
     embeddings_pb2,
@@ -168,7 +168,7 @@ class Client:
             request=features_request(entities, features, service), part_rows=part_rows
         )
         for message in self._stream(lambda connection: connection.features.StreamFeatures, request, timeout_seconds):
-            yield self._read(read_feature_table, message.part)
+            yield read_answer(read_feature_table, message.part, self._target)
 
     def get_embeddings(self, space: str, ids: ArrayLike) -> Embeddings:
         """Reads vectors of `(n,)` ids.
@@ -193,7 +193,7 @@ class Client:
         for message in self._stream(
             lambda connection: connection.embeddings.StreamEmbeddings, request, timeout_seconds
         ):
-            yield self._read(read_embeddings, message.part)
+            yield read_answer(read_embeddings, message.part, self._target)
 
     def search(
         self,
@@ -308,7 +308,7 @@ class Client:
     def _call(self, method: Callable[[_Connection], Any], request: Any, read: Callable[[Any], _T]) -> _T:
         with self._errors():
             response = self._send(method, request)
-        return self._read(read, response)
+        return read_answer(read, response, self._target)
 
     def _send(self, method: Callable[[_Connection], Any], request: Any) -> Any:
         metadata = call_metadata(self._purpose, self._token)
@@ -338,14 +338,6 @@ class Client:
                 yield from parts
         finally:
             parts.cancel()
-
-    def _read(self, read: Callable[[Any], _T], response: Any) -> _T:
-        try:
-            return read(response)
-        except ValueError:
-            raise ServingError(
-                f"{self._target}: the answer cannot be read; use a client of the server's version"
-            ) from None
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
