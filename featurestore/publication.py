@@ -33,6 +33,7 @@ __all__ = [
     "PublishedSnapshot",
     "PublishedSpace",
     "PublishedView",
+    "inside_serving_dir",
     "load_publication",
     "write_publication",
 ]
@@ -306,3 +307,18 @@ def _value(kind: Any, value: object, where: str) -> Any:
     if type(value) is not kind:
         raise TypeError(f"{where} must be {kind.__name__}")
     return value
+
+
+def inside_serving_dir(settings: Settings, relative: str) -> Path:
+    """A path that a publication names, which must lie below the serving directory.
+
+    Raises:
+        PublicationCorrupt: it does not.
+    """
+    root = settings.serving_dir.resolve()
+    path = (root / relative).resolve()
+    if root not in path.parents:
+        raise PublicationCorrupt(
+            f"{settings.serving_dir}: the publication names a path outside; run 'hedgerow publish' to write it anew"
+        )
+    return path

@@ -6,13 +6,18 @@ import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from types import MappingProxyType
 
 from featurestore.catalogue import verify
 from featurestore.freshness import project_clock
 from featurestore.online import OnlineReader
-from featurestore.publication import Publication, PublishedCatalogue, PublishedService, PublishedView
+from featurestore.publication import (
+    Publication,
+    PublishedCatalogue,
+    PublishedService,
+    PublishedView,
+    inside_serving_dir,
+)
 from featurestore.reading import PublishedReader
 from featurestore.snapshots import Snapshot
 from governance.canonical import sha256_hex
@@ -81,7 +86,7 @@ def open_published(
     known = {space.directory: space for space in previous.spaces.values()} if previous else {}
     spaces: dict[str, VectorSpace] = {}
     for about in publication.spaces:
-        directory = _inside(settings, about.directory)
+        directory = inside_serving_dir(settings, about.directory)
         space = known[directory] = known.get(directory) or VectorSpace(directory)
         if (space.meta.release_id, space.meta.dimension, space.meta.metric) != (
             about.release_id,
@@ -104,17 +109,6 @@ def open_published(
     )
 
 
-def _inside(settings: Settings, relative: str) -> Path:
-    """A path that the publication names, which must lie below the serving directory."""
-    root = settings.serving_dir.resolve()
-    path = (root / relative).resolve()
-    if root not in path.parents:
-        raise PublicationCorrupt(
-            f"{settings.serving_dir}: the publication names a path outside; run 'hedgerow publish' to write it anew"
-        )
-    return path
-
-
 def _catalogue(
     settings: Settings, about: PublishedCatalogue | None, previous: Published | None
 ) -> CatalogueFile | None:
@@ -122,7 +116,7 @@ def _catalogue(
         return None
     if previous and previous.catalogue and previous.catalogue.about == about:
         return previous.catalogue
-    path = _inside(settings, about.file)
+    path = inside_serving_dir(settings, about.file)
     try:
         with path.open("rb") as stream:
             data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)

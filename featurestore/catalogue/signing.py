@@ -6,21 +6,13 @@ same key is never one for a catalogue.
 
 from __future__ import annotations
 
-import os
 from typing import Final
-from uuid import uuid4
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
-from governance.errors import ConfigError, PublicationCorrupt
-from governance.files import sync_directory
+from governance.errors import PublicationCorrupt
+from governance.keys import make_signing_key
 from governance.settings import Settings
 
 __all__ = ["public_key_bytes", "sign", "signing_key", "verify"]
@@ -37,32 +29,7 @@ def signing_key(settings: Settings) -> Ed25519PrivateKey:
     Raises:
         ConfigError: the file is not such a key, or others may read it.
     """
-    path = settings.keys_dir / KEY_FILE
-    if not path.exists():
-        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as stream:
-                stream.write(pem)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.link(temporary, path)
-        except FileExistsError:
-            pass  # another process made it first: its key is the one
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_directory(path.parent)
-    if path.stat().st_mode & 0o077:
-        raise ConfigError(f"{path}: others may read this private key; run: chmod 600 {path}")
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise ConfigError(f"{path}: not an Ed25519 private key (PEM); restore it from a backup")
-    return key
+    return make_signing_key(settings.keys_dir / KEY_FILE)
 
 
 def public_key_bytes(key: Ed25519PrivateKey) -> bytes:

@@ -9,10 +9,9 @@ did not change is not written again.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Final
 
-from featurestore.publication import Publication, PublishedSnapshot, PublishedView
+from featurestore.publication import Publication, PublishedSnapshot, PublishedView, inside_serving_dir
 from featurestore.released import ReleasedRows, view_schema
 from featurestore.snapshots.format import DIGEST_BYTES
 from featurestore.snapshots.reader import Snapshot, open_snapshot
@@ -66,7 +65,7 @@ def open_snapshots(
         known = (previous or {}).get(view.name)
         snapshot = known
         if known is None or known.digest != about.sha256:
-            snapshot = open_snapshot(_inside(settings, about.file), sha256=about.sha256)
+            snapshot = open_snapshot(inside_serving_dir(settings, about.file), sha256=about.sha256)
         assert snapshot is not None
         keys = {key.name: "int64" if key.type == "int64" else "string" for key in view.keys}
         found = (snapshot.view, dict(snapshot.keys), snapshot.schema, len(snapshot), snapshot.releases)
@@ -94,13 +93,3 @@ def remove_unused_snapshots(settings: Settings, publications: Iterable[Publicati
     for folder in root.glob("*"):
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-
-
-def _inside(settings: Settings, relative: str) -> Path:
-    root = settings.serving_dir.resolve()
-    path = (root / relative).resolve()
-    if root not in path.parents:
-        raise PublicationCorrupt(
-            f"{settings.serving_dir}: the publication names a path outside; run 'hedgerow publish' to write it anew"
-        )
-    return path
