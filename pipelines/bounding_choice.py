@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pipelines.curves import TYPICAL_GROUP
 from pipelines.definitions import ClipNorm, ContributionProfile, KeepRandom
+from pipelines.measurements import MeasureKind
 from pipelines.plan import SignalPlan
 
 __all__ = ["BoundingError", "compare_bounds"]
 
-TYPICAL_GROUP = 1000
 _TRIED = (1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 125, 200, 500, 1000)
 
 
@@ -50,13 +51,12 @@ def compare_bounds(plan: SignalPlan, profile: ContributionProfile) -> tuple[Boun
     given = plan.signal.bounds
     rows = given.max_rows_per_partition if isinstance(given, KeepRandom) else 1
     # Noise of a count at norm 1 follows from the plan's: both kinds of bounds scale it by the norm.
-    counted = plan.calibration.summed[0].measure
     norm = given.l2 if isinstance(given, ClipNorm) else math.sqrt(given.max_partitions)
     per_norm = max(
         (
             mechanism.noise_stddev
             for mechanism in plan.calibration.summed
-            if mechanism.measure.kind in (counted.kind.UNITS, counted.kind.ROWS)
+            if mechanism.measure.kind in (MeasureKind.UNITS, MeasureKind.ROWS)
         ),
         default=plan.calibration.summed[0].noise_stddev,
     ) / (norm * rows)

@@ -58,12 +58,13 @@ from pipelines.measurements import WEIGHTS, Measure, MeasureKind
 from pipelines.noise import Distribution, discrete_gaussian, discrete_laplace, gaussian_tail_probability
 from pipelines.recipes import Output, Recipe
 
-__all__ = ["Calibration", "Mechanism", "calibrate", "selection_threshold", "shares_of"]
+__all__ = ["TWO_SIDED_95", "Calibration", "Mechanism", "calibrate", "selection_threshold", "shares_of"]
 
 _SAMPLER_SHARE = 0.001
 _FIRST_DELTA = 0.25  # the first round's part of the selection's delta
 _LATE_WEIGHT = 0.01  # a number for operators, which may be rough
-_TWO_SIDED_95 = 1.959963984540054
+TWO_SIDED_95 = 1.959963984540054
+"""Standard deviations on each side of a normal mean that hold 95 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,7 @@ class Calibration:
         names = {term.measure for term in output.terms}
         if len(names) == 1 and self.mechanism(output.measure).name == "discrete Laplace":
             return self.stddev(output) / math.sqrt(2) * -math.log(0.05)
-        return _TWO_SIDED_95 * self.stddev(output)
+        return TWO_SIDED_95 * self.stddev(output)
 
     @property
     def summed(self) -> tuple[Mechanism, ...]:

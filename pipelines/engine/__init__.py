@@ -3,12 +3,18 @@
 Reading guide
     session    one quiet Spark session
     tables     parquet files, their columns and fingerprints
-    inputs     what a signal reads, checked
-    bounding   contribution bounds: one row for each (unit, partition), at most L0 of a unit
-    aggregate  integer sums for each partition, public partitions filled in
-    noisy      noise, selection and outputs, on aggregated rows only
+    inputs     what a signal reads, checked by footers
+    layout     events laid out by person
+    scan       which row groups each task reads
+    rows       from raw Arrow rows to unit, key and codes
+    kernel     bounds the contributions of whole units; it is told bounds, and uses hashing, contributions and sums
+    bounding   the kernel on Spark: exact sums for each key
+    first_round, noisy, outputs   selection, noise (keyed by blocks) and released columns
+    post_processing   free steps on released values
+    release    all of it in order
 
-Everything is a lazy DataFrame until `pipelines.run` writes it.
+Everything before `noisy` is exact and private; what `noisy` gives is the release, a lazy DataFrame until
+`pipelines.run` writes it.
 """
 
 __all__: tuple[str, ...] = ()

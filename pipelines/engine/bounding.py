@@ -27,7 +27,7 @@ from uuid import uuid4
 from pipelines.calibration import Calibration
 from pipelines.definitions import AdaptiveWeights, ClipNorm, PrivateSelection, Signal, UnitKind, WeightedUnits
 from pipelines.engine.first_round import Found
-from pipelines.engine.hashing import unit_hashes
+from pipelines.engine.hashing import row_hashes
 from pipelines.engine.inputs import SignalInputs, row_plan
 from pipelines.engine.kernel import Bounds, Salts, Sum, bounded_sums
 from pipelines.engine.layout import Layout
@@ -276,7 +276,7 @@ class _Split:
         if not rows.num_rows:
             return
         units = [name for name in rows.column_names if name.startswith("__u")]
-        buckets = (unit_hashes(rows, units, _BUCKET_SALT) >> np.uint64(40)) % np.uint64(self.buckets)
+        buckets = (row_hashes(rows, units, _BUCKET_SALT) >> np.uint64(40)) % np.uint64(self.buckets)
         codes = buckets.astype(np.uint16)
         order = np.argsort(codes, kind="stable")
         edges = np.searchsorted(codes[order], np.arange(self.buckets + 1))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.engine.blocks import blocks_of
-from pipelines.engine.hashing import dense_codes
+from pipelines.engine.hashing import joint_codes
 from pipelines.engine.sums import int_matrix, merged_sums
 from pipelines.noise import NoiseSource, discrete_gaussian
 
@@ -88,10 +88,7 @@ class Found:
         if not found.num_rows:
             return np.zeros(asked.num_rows, dtype=np.bool_)
         together = pa.concat_tables([asked, found.select(asked.column_names).cast(asked.schema)])
-        codes = np.zeros(together.num_rows, dtype=np.int64)
-        for name in asked.column_names:
-            more, values = dense_codes(together.column(name))
-            _, codes = np.unique(codes * len(values) + more, return_inverse=True)
+        codes, _ = joint_codes(together, asked.column_names)
         return np.isin(codes[: asked.num_rows], codes[asked.num_rows :])
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Hashes", "content_hashes", "dense_codes", "mixed", "mixed_with", "unit_hashes"]
+__all__ = ["Hashes", "content_hashes", "dense_codes", "first_rows", "joint_codes", "mixed", "mixed_with", "row_hashes"]
 
 Hashes = NDArray[np.uint64]
 
@@ -116,6 +116,24 @@ def dense_codes(column: pa.ChunkedArray[Any] | pa.Array[Any]) -> tuple[NDArray[n
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
 
 
+def joint_codes(table: pa.Table, columns: Sequence[str]) -> tuple[NDArray[np.int64], int]:
+    """Dense codes of rows that are equal exactly where rows agree in all of `columns`, and how many codes there are."""
+    codes, distinct = dense_codes(table.column(columns[0]))
+    n = len(distinct)
+    for name in columns[1:]:
+        more, values = dense_codes(table.column(name))
+        both, codes = np.unique(codes * len(values) + more, return_inverse=True)
+        n = len(both)
+    return codes, n
+
+
+def first_rows(codes: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """The first row of each of n codes."""
+    first = np.zeros(n, dtype=np.int64)
+    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+    return first
+
+
 def _codes_by_place(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
     """Codes of numbers that lie close together, or in long runs, without hashing any; else None."""
     low, high = int(numbers.min()), int(numbers.max())
@@ -134,15 +152,15 @@ def _codes_by_place(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDAr
     return np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(numbers)))), distinct
 
 
-def unit_hashes(rows: pa.Table, columns: Sequence[str], salt: int) -> Hashes:
+def row_hashes(rows: pa.Table, columns: Sequence[str], salt: int) -> Hashes:
     """A hash of each row's contents in some columns: equal where they are."""
-    hashes = _row_hashes(rows.column(columns[0]), salt)
+    hashes = _column_hashes(rows.column(columns[0]), salt)
     for name in columns[1:]:
-        hashes = mixed_with(hashes, _row_hashes(rows.column(name), salt))
+        hashes = mixed_with(hashes, _column_hashes(rows.column(name), salt))
     return hashes
 
 
-def _row_hashes(column: pa.ChunkedArray[Any], salt: int) -> Hashes:
+def _column_hashes(column: pa.ChunkedArray[Any], salt: int) -> Hashes:
     from pyarrow import types
 
     values = column.combine_chunks()

@@ -26,7 +26,15 @@ from numpy.typing import NDArray
 
 from pipelines.engine.bounds import Bounds, Salts, Sum
 from pipelines.engine.contributions import Indices, Pairs, Rows, matrix_of, summed
-from pipelines.engine.hashing import Hashes, content_hashes, dense_codes, mixed_with
+from pipelines.engine.hashing import (
+    Hashes,
+    content_hashes,
+    dense_codes,
+    first_rows,
+    joint_codes,
+    mixed_with,
+    row_hashes,
+)
 from pipelines.engine.sums import int_column
 
 if TYPE_CHECKING:
@@ -47,8 +55,8 @@ def bounded_sums(table: pa.Table, bounds: Bounds) -> Iterator[pa.RecordBatch]:
     """
     if not table.num_rows:
         return
-    units, unit_hashes = _dense(table, [f"__u{i}" for i in range(bounds.units)], bounds.salts.partitions)
-    keys, key_hashes, names = _dense_keys(table, bounds)
+    units, unit_hashes, _ = _dense(table, [f"__u{i}" for i in range(bounds.units)], bounds.salts.partitions)
+    keys, key_hashes, names = _dense(table, bounds.key_names, bounds.salts.partitions + 1)
     rows = _sorted(table, bounds, units, keys)
     pair_hashes = mixed_with(unit_hashes[rows.units], key_hashes[rows.keys])
     position, counts = _positions(rows, pair_hashes, bounds, names)
@@ -63,28 +71,14 @@ def bounded_sums(table: pa.Table, bounds: Bounds) -> Iterator[pa.RecordBatch]:
 # --- who is who -------------------------------------------------------------------------------------------------------
 
 
-def _dense(table: pa.Table, columns: Sequence[str], salt: int) -> tuple[Indices, Hashes]:
-    """Dense codes of rows that are equal in `columns`, and the hash of each code's contents."""
-    codes, values = dense_codes(table.column(columns[0]))
-    hashes = content_hashes(values, salt)
-    for name in columns[1:]:
-        more, values = dense_codes(table.column(name))
-        both, codes = np.unique(codes * len(values) + more, return_inverse=True)
-        hashes = mixed_with(hashes[both // len(values)], content_hashes(values, salt)[both % len(values)])
-    return codes, hashes
-
-
-def _dense_keys(table: pa.Table, bounds: Bounds) -> tuple[Indices, Hashes, dict[str, pa.Array[Any]]]:
-    """Dense codes of the partitions, their hashes, and the key columns by code."""
-    salt, names = bounds.salts.partitions + 1, bounds.key_names
-    if len(names) == 1:
-        codes, values = dense_codes(table.column(names[0]))
-        return codes, content_hashes(values, salt), {names[0]: values}
-    codes, hashes = _dense(table, names, salt)
-    first = np.zeros(len(hashes), dtype=np.int64)
-    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
-    columns = {name: _plain(table.column(name).take(int_column(first))) for name in names}
-    return codes, hashes, columns
+def _dense(table: pa.Table, columns: Sequence[str], salt: int) -> tuple[Indices, Hashes, dict[str, pa.Array[Any]]]:
+    """Dense codes of rows that are equal in `columns`, and by code the hash of the contents and the columns."""
+    if len(columns) == 1:
+        codes, values = dense_codes(table.column(columns[0]))
+        return codes, content_hashes(values, salt), {columns[0]: values}
+    codes, n = joint_codes(table, columns)
+    distinct = table.select(columns).take(int_column(first_rows(codes, n)))
+    return codes, row_hashes(distinct, columns, salt), {name: _plain(distinct.column(name)) for name in columns}
 
 
 def _plain(column: pa.ChunkedArray[Any]) -> pa.Array[Any]:
@@ -221,11 +215,7 @@ def _weights(
 
 def _restricted(rows: Rows, kept: Indices) -> Rows:
     """The rows of some pairs alone."""
-    lengths = rows.stops[kept] - rows.starts[kept]
-    stops = np.cumsum(lengths)
-    starts = stops - lengths
-    at = np.repeat(rows.starts[kept] - starts, lengths)
-    at += np.arange(len(at))
+    at, starts, stops = _rows_of(rows, kept)
     return Rows(
         codes=[codes[at] if len(codes) else codes for codes in rows.codes],
         order=None if rows.order is None else rows.order[at],
@@ -236,6 +226,16 @@ def _restricted(rows: Rows, kept: Indices) -> Rows:
     )
 
 
+def _rows_of(rows: Rows, pairs: Indices) -> tuple[Indices, Indices, Indices]:
+    """The rows of some pairs, one pair after the other, and where each pair then starts and stops among them."""
+    lengths = rows.stops[pairs] - rows.starts[pairs]
+    stops = np.cumsum(lengths)
+    starts = stops - lengths
+    at = np.repeat(rows.starts[pairs] - starts, lengths)
+    at += np.arange(len(at))
+    return at, starts, stops
+
+
 # --- rows of a partition ----------------------------------------------------------------------------------------------
 
 
@@ -244,13 +244,11 @@ def _chosen_rows(rows: Rows, pair_hashes: Hashes, bounds: Bounds, table: pa.Tabl
     sizes = rows.stops - rows.starts
     if bounds.max_rows is None or int(sizes.max()) <= bounds.max_rows:
         return None
-    n = int(rows.stops[-1])
     crowded = np.flatnonzero(sizes > bounds.max_rows)
     lengths = sizes[crowded]
-    ends = np.cumsum(lengths)
-    within = np.arange(int(ends[-1])) - np.repeat(ends - lengths, lengths)
-    at = np.repeat(rows.starts[crowded], lengths) + within
-    chosen = np.ones(n, dtype=np.bool_)
+    at, starts, _ = _rows_of(rows, crowded)
+    within = np.arange(len(at)) - np.repeat(starts, lengths)
+    chosen = np.ones(int(rows.stops[-1]), dtype=np.bool_)
     if not bounds.bits:
         chosen[at] = within < bounds.max_rows
         return chosen

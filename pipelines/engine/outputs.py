@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.calibration import Calibration
+from pipelines.calibration import TWO_SIDED_95, Calibration
 from pipelines.engine.sums import int_column
 from pipelines.measurements import TREE_FANOUT, Measure
 from pipelines.recipes import UNCERTAIN, Output, OutputKind, Recipe
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Released", "consistent_leaves", "tree_levels"]
 
 Floats = NDArray[np.float64]
-_TWO_SIDED_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +103,7 @@ class Released:
         mean = np.clip(centred + first.centre * step, low, high)
         mean_stddev = np.hypot(self.stddevs[first.name] * step, (mean - first.centre * step) * count_stddev) / count
         if output.kind is OutputKind.MEAN:
-            return mean, np.minimum(_TWO_SIDED_95 * mean_stddev, high - low)
+            return mean, np.minimum(TWO_SIDED_95 * mean_stddev, high - low)
         squares = self.measures[output.measure]
         widest = (high - low) ** 2 / 4
         offset = squares.centre * squares.grid_step
@@ -113,7 +112,7 @@ class Released:
         variance = np.clip(square - np.square(mean - middle), 0.0, widest)
         spread = np.hypot(self.stddevs[squares.name] * squares.grid_step, (square - offset) * count_stddev) / count
         spread = np.hypot(spread, 2 * (mean - middle) * mean_stddev)
-        return variance, np.minimum(_TWO_SIDED_95 * spread, widest)
+        return variance, np.minimum(TWO_SIDED_95 * spread, widest)
 
     def _quantile(self, output: Output, measure: Measure, leaves: Floats) -> tuple[Floats, Floats]:
         interval = measure.interval
@@ -122,7 +121,7 @@ class Released:
         total = cumulative[:, -1]
         # A rank's noise adds up from at most 15 nodes of each level.
         stddev = self.stddevs[measure.name] * measure.grid_step * np.sqrt(len(measure.levels) * (TREE_FANOUT - 1) / 2)
-        slack = _TWO_SIDED_95 * stddev / np.maximum(total, 1.0)
+        slack = TWO_SIDED_95 * stddev / np.maximum(total, 1.0)
         low, value, high = (
             _read_off(cumulative, np.clip(p, 0.0, 1.0) * total, interval.lower, interval.upper)
             for p in (output.probability - slack, np.full(len(total), output.probability), output.probability + slack)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from governance.errors import DefinitionError
 from governance.release import Manifest
+from pipelines.calibration import TWO_SIDED_95
 from pipelines.definitions import ConsistentWith, NonNegative, ShrinkTo
-from pipelines.engine.hashing import dense_codes
+from pipelines.engine.hashing import joint_codes
 from pipelines.plan import SignalPlan
 from pipelines.recipes import UNCERTAIN, not_negative
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Parent", "Step", "post_process", "steps_of"]
 
 Floats = NDArray[np.float64]
-_TWO_SIDED_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +80,10 @@ class Step:
                 released = _replaced(released, column, self._consistent(column, child, parent, group))
             else:
                 half = _numbers(released, column + UNCERTAIN)
-                above = parents[column + UNCERTAIN] / _TWO_SIDED_95
-                value, uncertain = _shrunk(child, parent, half / _TWO_SIDED_95, above, group)
+                above = parents[column + UNCERTAIN] / TWO_SIDED_95
+                value, uncertain = _shrunk(child, parent, half / TWO_SIDED_95, above, group)
                 released = _replaced(released, column, value)
-                released = _replaced(released, column + UNCERTAIN, _TWO_SIDED_95 * uncertain)
+                released = _replaced(released, column + UNCERTAIN, TWO_SIDED_95 * uncertain)
         return released
 
     def _groups(self, released: pa.Table) -> tuple[NDArray[np.int64], Mapping[str, Floats]]:
@@ -99,14 +99,11 @@ class Step:
         together = pa.concat_tables(
             [released.select(self.keys), parents.select(self.keys)], promote_options="permissive"
         )
-        codes = np.zeros(together.num_rows, dtype=np.int64)
-        for key in self.keys:
-            more, values = dense_codes(together.column(key))
-            _, codes = np.unique(codes * len(values) + more, return_inverse=True)
+        codes, n = joint_codes(together, self.keys)
         group, of_parent = codes[: released.num_rows], codes[released.num_rows :]
         told = {}
         for column in wanted:
-            values_by_code = np.full(int(codes.max(initial=0)) + 1, np.nan)
+            values_by_code = np.full(n, np.nan)
             values_by_code[of_parent] = _numbers(parents, column)
             told[column] = values_by_code
         return group, told

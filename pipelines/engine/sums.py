@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.engine.hashing import dense_codes
+from pipelines.engine.hashing import first_rows, joint_codes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,17 +68,11 @@ def merged_sums(table: pa.Table, keys: tuple[str, ...]) -> pa.Table:
     """One row for each key: the sums of its rows. Other columns are int64, or lists of int64 of one width."""
     import pyarrow as pa
 
-    codes, distinct = dense_codes(table.column(keys[0]))
-    n = len(distinct)
-    for name in keys[1:]:
-        more, values = dense_codes(table.column(name))
-        both, codes = np.unique(codes * len(values) + more, return_inverse=True)
-        n = len(both)
+    codes, n = joint_codes(table, keys)
     if n == table.num_rows:
         return table
-    first = np.zeros(n, dtype=np.int64)
-    first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
-    columns: dict[str, Any] = {name: table.column(name).take(int_column(first)) for name in keys}
+    first = int_column(first_rows(codes, n))
+    columns: dict[str, Any] = {name: table.column(name).take(first) for name in keys}
     for name in table.column_names:
         if name in columns:
             continue

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.calibration import Calibration, calibrate
 from pipelines.definitions import Signal
 from pipelines.engine.bounding import bounds_of
-from pipelines.engine.hashing import unit_hashes
+from pipelines.engine.hashing import row_hashes
 from pipelines.engine.kernel import Bounds, Salts, bounded_sums
 from pipelines.engine.rows import Facts, Made, Problem, RowPlan, Values, rows_of
 from pipelines.engine.sums import merged_sums
@@ -120,7 +120,7 @@ class Kernel:
         """The same from made rows, split by unit into buckets."""
         bounds = change(self.bounds)
         units = [name for name in rows.column_names if name.startswith("__u")]
-        bucket = (unit_hashes(rows, units, 5) % np.uint64(buckets)).astype(np.int64) if rows.num_rows else np.zeros(0)
+        bucket = (row_hashes(rows, units, 5) % np.uint64(buckets)).astype(np.int64) if rows.num_rows else np.zeros(0)
         parts = [rows.filter(pa.array(bucket == index)) for index in range(buckets)] if rows.num_rows else []
         batches = [batch for part in parts for batch in bounded_sums(part, bounds)]
         if not batches:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.engine.hashing import content_hashes, dense_codes, mixed, mixed_with, unit_hashes
+from pipelines.engine.hashing import content_hashes, dense_codes, mixed, mixed_with, row_hashes
 from tests.support.bounded import content_hash
 
 TEXTS = ["", "a", "b", "ab", "abcdefg", "abcdefgh", "abcdefghi", "ü", "é" * 31, "x" * 63, "x" * 64, "x" * 65, "y" * 999]
@@ -76,9 +76,9 @@ def test_dense_codes(encode: bool) -> None:
 
 def test_hashes_of_units_are_equal_where_their_columns_are() -> None:
     one = pa.table({"__u0": ["a", "a", "b", "a"], "__u1": [1, 2, 1, 1]})
-    hashes = unit_hashes(one, ["__u0", "__u1"], 5)
+    hashes = row_hashes(one, ["__u0", "__u1"], 5)
     assert hashes[0] == hashes[3]
     assert len(set(hashes.tolist())) == 3
     encoded = one.set_column(0, "__u0", one.column(0).dictionary_encode())
-    assert unit_hashes(encoded, ["__u0", "__u1"], 5).tolist() == hashes.tolist()
-    assert unit_hashes(one, ["__u0", "__u1"], 6).tolist() != hashes.tolist()
+    assert row_hashes(encoded, ["__u0", "__u1"], 5).tolist() == hashes.tolist()
+    assert row_hashes(one, ["__u0", "__u1"], 6).tolist() != hashes.tolist()
