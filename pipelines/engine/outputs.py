@@ -117,7 +117,7 @@ class Released:
     def _quantile(self, output: Output, measure: Measure, leaves: Floats) -> tuple[Floats, Floats]:
         interval = measure.interval
         assert interval is not None
-        cumulative = np.cumsum(np.maximum(leaves, 0.0), axis=1)
+        cumulative = _monotone(np.cumsum(leaves, axis=1))
         total = cumulative[:, -1]
         # A rank's noise adds up from at most 15 nodes of each level.
         stddev = self.stddevs[measure.name] * measure.grid_step * np.sqrt(len(measure.levels) * (TREE_FANOUT - 1) / 2)
@@ -126,8 +126,25 @@ class Released:
             _read_off(cumulative, np.clip(p, 0.0, 1.0) * total, interval.lower, interval.upper)
             for p in (output.probability - slack, np.full(len(total), output.probability), output.probability + slack)
         )
-        # Where noise outweighs the whole group, its quantiles may be anywhere.
-        return value, np.where(slack < 1, high - low, interval.upper - interval.lower) / 2
+        # Where noise may outweigh all rows on one side, the quantile may lie anywhere there.
+        low = np.where(output.probability > slack, low, interval.lower)
+        high = np.where(output.probability + slack < 1, high, interval.upper)
+        return value, np.maximum(value - low, high - value)
+
+
+def _monotone(ranks: Floats) -> Floats:
+    """Noisy cumulative counts as ones that never fall, from 0 to the total, shape `(n, bins)`.
+
+    Each is half-way between the largest before it and the smallest after it, which moves a rank up no more than down.
+    To raise negative leaves to zero instead would count noise as rows wherever nobody is: a range of which much is empty
+    then has nearly all its mass there.
+    """
+    total = np.maximum(ranks[:, -1:], 0.0)
+    rising = np.maximum.accumulate(ranks, axis=1)
+    falling = np.minimum.accumulate(ranks[:, ::-1], axis=1)[:, ::-1]
+    monotone = np.clip((rising + falling) / 2, 0.0, total)
+    monotone[:, -1:] = total
+    return np.asarray(monotone, dtype=np.float64)
 
 
 def _read_off(cumulative: Floats, targets: Floats, lower: float, upper: float) -> Floats:

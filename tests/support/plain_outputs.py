@@ -78,28 +78,31 @@ def _moment(output: Output, sums: Mapping[str, Any], calibration: Calibration) -
 
 def _quantile(output: Output, calibration: Calibration, leaves: Sequence[float]) -> tuple[float, float]:
     mechanism = calibration.mechanism(output.measure)
-    counts = [max(leaf, 0.0) for leaf in leaves]
-    total = sum(counts)
+    interval = mechanism.measure.interval
+    assert interval is not None
+    ranks = [math.fsum(leaves[: i + 1]) for i in range(len(leaves))]
+    total = max(ranks[-1], 0.0)
+    # No rank may fall: half-way between the largest so far and the smallest to come, between nobody and everybody.
+    rising = [min(max((max(ranks[: i + 1]) + min(ranks[i:])) / 2, 0.0), total) for i in range(len(ranks))]
+    rising[-1] = total
     # A rank is the sum of at most 15 nodes of each level, 7.5 on average.
     stddev = mechanism.noise_stddev * math.sqrt(7.5 * len(mechanism.measure.levels))
     slack = _Z * stddev / max(total, 1.0)
-    interval = mechanism.measure.interval
-    assert interval is not None
-    low, value, high = (
-        _where(counts, min(max(p, 0.0), 1.0) * total, interval.lower, interval.upper)
-        for p in (output.probability - slack, output.probability, output.probability + slack)
-    )
-    return value, (high - low if slack < 1 else interval.upper - interval.lower) / 2
+    p = output.probability
+    value = _where(rising, p * total, interval.lower, interval.upper)
+    low = _where(rising, (p - slack) * total, interval.lower, interval.upper) if p > slack else interval.lower
+    high = _where(rising, (p + slack) * total, interval.lower, interval.upper) if p + slack < 1 else interval.upper
+    return value, max(value - low, high - value)
 
 
-def _where(counts: Sequence[float], target: float, lower: float, upper: float) -> float:
-    """Where counts add up to the target: linear within a bin, the middle if there are none."""
-    if not sum(counts):
+def _where(ranks: Sequence[float], target: float, lower: float, upper: float) -> float:
+    """Where ranks reach the target: linear within a bin, the middle if nobody is there."""
+    if not ranks[-1]:
         return (lower + upper) / 2
-    width, below = (upper - lower) / len(counts), 0.0
-    for i, count in enumerate(counts):
-        if below + count >= target or i == len(counts) - 1:
-            part = min(max((target - below) / count, 0.0), 1.0) if count > 0 else 0.5
+    width, below = (upper - lower) / len(ranks), 0.0
+    for i, rank in enumerate(ranks):
+        if rank >= target:
+            part = min(max((target - below) / (rank - below), 0.0), 1.0) if rank > below else 0.5
             return lower + (i + part) * width
-        below += count
+        below = rank
     raise AssertionError("unreachable")
