@@ -136,8 +136,8 @@ def _monotone(ranks: Floats) -> Floats:
     """Noisy cumulative counts as ones that never fall, from 0 to the total, shape `(n, bins)`.
 
     Each is half-way between the largest before it and the smallest after it, which moves a rank up no more than down.
-    To raise negative leaves to zero instead would count noise as rows wherever nobody is: a range of which much is empty
-    then has nearly all its mass there.
+    To raise negative leaves to zero instead would count noise as rows wherever nobody is: where much of a range is
+    empty, nearly all the mass would be there.
     """
     total = np.maximum(ranks[:, -1:], 0.0)
     rising = np.maximum.accumulate(ranks, axis=1)
