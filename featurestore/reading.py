@@ -13,7 +13,7 @@ from featurestore.online.keys import key_columns
 from featurestore.online.packed import wanted_fields
 from featurestore.online.reader import online_columns
 from featurestore.publication import Publication, PublishedView
-from featurestore.rows import FeatureColumns
+from featurestore.rows import FeatureColumns, Runs
 from featurestore.snapshots import Snapshot
 from featurestore.snapshots.published import open_snapshots
 from governance.settings import Settings
@@ -41,6 +41,17 @@ class PublishedReader:
         names = tuple(field.name for field in wanted_fields(view, features))
         answer = snapshot.get(key_columns(view, keys), names)
         return answer.since(earliest(view.ttl_seconds, self._clock())) if view.ttl_seconds else answer
+
+    def look_up(
+        self, view: PublishedView, features: tuple[str, ...], keys: Mapping[str, Sequence[Any]]
+    ) -> Runs | FeatureColumns:
+        """See `OnlineReader.look_up`."""
+        snapshot = self.snapshots.get(view.name)
+        if snapshot is None:
+            return self._store.opened().look_up(view, features, keys)
+        wanted_fields(view, features)
+        oldest = earliest(view.ttl_seconds, self._clock()) if view.ttl_seconds else None
+        return snapshot.look_up(key_columns(view, keys), features, earliest=oldest)
 
     def read(self, view: PublishedView, features: Sequence[str], keys: Mapping[str, Sequence[Any]]) -> OnlineColumns:
         """See `OnlineReader.read`."""

@@ -1,11 +1,12 @@
 """GetFeatures and StreamFeatures: columns of released values by entity.
 
-Functions of one publication and one request; answers are serialised messages.
+Functions of one publication and one request; answers are serialised messages. A request may come as a message or in its
+wire form, which the usual ones are read from directly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -13,15 +14,15 @@ from numpy.typing import NDArray
 
 from featurestore.freshness import earliest
 from featurestore.publication import PublishedView
-from featurestore.rows import FeatureColumns, KeyColumn, Texts, text_keys
+from featurestore.rows import FeatureColumns, KeyColumn, Runs, text_keys
 from serving.access import Permit
 from serving.columns import KINDS, bitmap, get_column, run_array
 from serving.limits import MAX_MESSAGE_BYTES, MAX_ROWS, MAX_STREAM_ROWS
-from serving.plans import FeaturePlan, Frame, ViewPlan, plan_for
+from serving.plans import FeaturePlan, Frame, ViewPlan, plan_for, planned_run
 from serving.problems import FieldProblem, TooLarge, shown
 from serving.state import Published
 from serving.v1 import features_pb2
-from serving.wire import Buffer, delimited, header, packed, uint
+from serving.wire import Buffer, delimited, header, packed, parsed, uint
 
 __all__ = ["answer_features", "encode_features", "get_features", "key_columns", "stream_features"]
 
@@ -38,7 +39,7 @@ Keys = Mapping[str, Any]
 """Key columns by name: int64 arrays, and lists of texts."""
 
 
-def get_features(published: Published, request: features_pb2.GetFeaturesRequest, permit: Permit) -> bytes:
+def get_features(published: Published, request: features_pb2.GetFeaturesRequest | bytes, permit: Permit) -> bytes:
     """Answers one request with a serialised `GetFeaturesResponse`.
 
     Raises:
@@ -47,7 +48,13 @@ def get_features(published: Published, request: features_pb2.GetFeaturesRequest,
         AccessDenied: the caller may not read one of the views.
         StoreUnreachable: the online store does not answer.
     """
-    return answer_features(published, request, permit)
+    if not isinstance(request, bytes):
+        return answer_features(published, request, permit)
+    if (known := planned_run(published, request)) is None:
+        return answer_features(published, parsed(features_pb2.GetFeaturesRequest, request), permit)
+    plan, run = known
+    permit(plan.resources, len(run))
+    return encode_features(published, plan, len(run), dict.fromkeys(plan.keys, run))
 
 
 def answer_features(
@@ -126,21 +133,22 @@ def encode_features(published: Published, plan: FeaturePlan, rows: int, keys: Ke
         RequestInvalid: a key value that its type does not allow; an answer that is larger than a message may be.
         StoreUnreachable: the online store does not answer.
     """
-    answers = {own.view.name: _look_up(published, own, {name: keys[name] for name in own.keys}) for own in plan.views}
-    key = _frame_key(plan, rows, answers)
+    answers = [_look_up(published, own, keys) for own in plan.views]
+    whole = [answer for answer in answers if isinstance(answer, Runs)]
+    key = (rows, *[answer.release for answer in whole]) if rows and len(whole) == len(answers) else None
     if key is not None and (frame := plan.frames.get(key)) is not None:
-        whole = frame.fill(_arrays(plan, answers))
+        encoded = frame.fill(plan.runs(whole))
     else:
-        pieces = _pieces(published, plan, rows, answers)
-        whole = b"".join(pieces)
+        pieces = _pieces(published, plan, rows, _columns(plan, answers))
+        encoded = b"".join(pieces)
         if key is not None:
             plan.remember(key, Frame(pieces))
-    if len(whole) > MAX_MESSAGE_BYTES:
-        raise TooLarge("request", "bytes in the answer", len(whole), MAX_MESSAGE_BYTES)
-    return whole
+    if len(encoded) > MAX_MESSAGE_BYTES:
+        raise TooLarge("request", "bytes in the answer", len(encoded), MAX_MESSAGE_BYTES)
+    return encoded
 
 
-def _look_up(published: Published, plan: ViewPlan, keys: Keys) -> FeatureColumns:
+def _look_up(published: Published, plan: ViewPlan, keys: Keys) -> Runs | FeatureColumns:
     """A view's rows: straight from its snapshot where that takes the keys as they are, else through the reader.
 
     The plan has checked the names already, once for all calls.
@@ -149,39 +157,21 @@ def _look_up(published: Published, plan: ViewPlan, keys: Keys) -> FeatureColumns
     if snapshot is None:
         reader = published.reader
         assert reader is not None, "views come with a reader"
-        return reader.get(plan.view, plan.features, keys)
-    columns: dict[str, KeyColumn] = {
-        name: text_keys(column) if isinstance(column, list) else column for name, column in keys.items()
-    }
-    answer = snapshot.get(columns, plan.features)
+        return reader.look_up(plan.view, plan.features, {name: keys[name] for name in plan.keys})
+    columns: dict[str, KeyColumn] = {}
+    for name in plan.keys:
+        column = keys[name]
+        columns[name] = text_keys(column) if isinstance(column, list) else column
     seconds = plan.view.ttl_seconds
-    return answer.since(earliest(seconds, published.clock())) if seconds else answer
+    return snapshot.look_up(columns, plan.features, earliest=earliest(seconds, published.clock()) if seconds else None)
 
 
-def _frame_key(plan: FeaturePlan, rows: int, answers: Mapping[str, FeatureColumns]) -> tuple[Any, ...] | None:
-    """What answers with the same constant bytes have in common; None where values are missing or releases mixed."""
-    if not plan.fixed or not rows:
-        return None
-    key: list[Any] = [rows]
-    for answer in answers.values():
-        # As bytes, these three questions cost a tenth of what numpy's reductions do.
-        indexes, first = answer.release_indexes.tobytes(), answer.release_indexes[:1]
-        if b"\1" in answer.nulls.tobytes() or b"\0" in answer.found.tobytes() or indexes != first.tobytes() * rows:
-            return None
-        position = int(first[0])
-        key.append(answer.releases[position] if position >= 0 else None)
-    return tuple(key)
-
-
-def _arrays(plan: FeaturePlan, answers: Mapping[str, FeatureColumns]) -> list[memoryview]:
-    """The memory that `_pieces` puts between constant bytes, in its order."""
-    arrays = []
-    for column in plan.columns:
-        values = answers[column.view.name].values[column.feature]
-        assert not isinstance(values, Texts), "only plans without texts have frames"
-        arrays.append(run_array(column.kind, values).data)
-    arrays += [run_array("timestamp", answers[own.view.name].event_times).data for own in plan.views]
-    return arrays
+def _columns(plan: FeaturePlan, answers: Sequence[Runs | FeatureColumns]) -> dict[str, FeatureColumns]:
+    """The answers as arrays, by view."""
+    return {
+        own.view.name: answer.as_columns(own.fields) if isinstance(answer, Runs) else answer
+        for own, answer in zip(plan.views, answers, strict=True)
+    }
 
 
 def _pieces(published: Published, plan: FeaturePlan, rows: int, answers: Mapping[str, FeatureColumns]) -> list[Buffer]:

@@ -3,6 +3,9 @@
 A model asks for the same features again and again. The first request of a kind resolves names, checks them and writes
 the bytes that stand between the columns; later ones find all that by the selection's own bytes. A plan belongs to one
 publication and goes with it.
+
+Where a request's bytes are at hand, and its entities are one column of integers, no message is made of it at all: the
+selection is the first field, and the integers are what the message ends with (`planned_run`).
 """
 
 from __future__ import annotations
@@ -12,21 +15,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.column_types import row_field
 from featurestore.publication import FeatureField, PublishedView
-from featurestore.rows import Texts
+from featurestore.rows import RowField, Runs, Texts
 from governance.errors import NotServed
-from serving.columns import FIELDS, WIDTHS, run_array
-from serving.limits import MAX_FEATURES
+from serving.columns import FIELDS, run_array
+from serving.limits import MAX_FEATURES, MAX_ROWS
 from serving.problems import FieldProblem, TooLarge, shown
 from serving.v1 import features_pb2
-from serving.wire import Buffer, delimited, header, texts_field, uint, varint
+from serving.wire import Buffer, IdRun, delimited, first_field, header, texts_field, uint, varint
 
 if TYPE_CHECKING:
     from serving.state import Published
 
-__all__ = ["ColumnPlan", "FeaturePlan", "Frame", "plan_for"]
+__all__ = ["ColumnPlan", "FeaturePlan", "Frame", "ViewPlan", "plan_for", "planned_run"]
 
 _PLANS: Final = 1_000
 """Kept in one publication; then all are forgotten."""
@@ -35,6 +40,8 @@ _FRAMES: Final = 64
 _MESSAGE: Final = features_pb2.FeatureColumn.DESCRIPTOR.fields_by_name
 _VALIDITY: Final = _MESSAGE["validity"].number
 _NOISE: Final = varint(_MESSAGE["noise_stddev"].number << 3 | 1)
+_KEYS: Final = features_pb2.GetFeaturesRequest.KEYS_FIELD_NUMBER
+_KEY_INTEGERS: Final = features_pb2.KeyColumn.INT64S_FIELD_NUMBER
 _COLUMNS: Final = features_pb2.GetFeaturesResponse.COLUMNS_FIELD_NUMBER
 
 
@@ -97,11 +104,11 @@ class Frame:
             else:
                 self._constant[-1] += piece
 
-    def fill(self, arrays: Sequence[memoryview]) -> bytes:
-        """The answer with these arrays in their places."""
-        pieces: list[Buffer] = [b""] * (2 * len(arrays) + 1)
+    def fill(self, runs: Sequence[bytes]) -> bytes:
+        """The answer with the memory of these arrays in their places."""
+        pieces = [b""] * (2 * len(runs) + 1)
         pieces[0::2] = self._constant
-        pieces[1::2] = arrays
+        pieces[1::2] = runs
         return b"".join(pieces)
 
 
@@ -112,12 +119,14 @@ class ViewPlan:
     Attributes:
         view: the view.
         features: what is wanted of it.
+        fields: the same as rows hold them.
         keys: names of its key columns.
         direct: whether a snapshot takes its keys as they come: integers and texts.
     """
 
     view: PublishedView
     features: tuple[str, ...]
+    fields: tuple[RowField, ...]
     keys: tuple[str, ...]
     direct: bool
 
@@ -132,7 +141,8 @@ class FeaturePlan:
         keys: name of every key column that is needed → its type.
         needed: the same in words, for messages.
         resources: what is read, as access rules name it.
-        fixed: whether no column is of texts.
+        places: of each column, which view it comes from and its position there; none if all come from one, in order.
+        run: finds the entities at the end of a request's bytes, where one column of integers names them; else None.
         frames: rows and releases → the constant bytes of such answers, see `Frame`.
     """
 
@@ -141,8 +151,17 @@ class FeaturePlan:
     keys: Mapping[str, str]
     needed: str
     resources: tuple[str, ...]
-    fixed: bool
+    places: tuple[tuple[int, int], ...]
+    run: IdRun | None
     frames: dict[tuple[Any, ...], Frame] = field(default_factory=dict)
+
+    def runs(self, answers: Sequence[Runs]) -> list[bytes]:
+        """The memory between an answer's constant bytes: columns, then the event times of each view."""
+        if not self.places:
+            (answer,) = answers
+            return [*answer.columns, answer.event_times]
+        columns = [answers[view].columns[position] for view, position in self.places]
+        return columns + [answer.event_times for answer in answers]
 
     def remember(self, key: tuple[Any, ...], frame: Frame) -> None:
         """Keeps a frame; when there are too many, the others are forgotten."""
@@ -151,11 +170,24 @@ class FeaturePlan:
         self.frames[key] = frame
 
 
+def planned_run(published: Published, data: bytes) -> tuple[FeaturePlan, NDArray[np.int64]] | None:
+    """Plan and entities of a GetFeaturesRequest in its wire form, without a message; None where it must be parsed.
+
+    It is found where such a selection was planned before and the rest is one column of integers, written as usual.
+    """
+    end = first_field(data)
+    plan = published.plans.get(data[:end])
+    if plan is None or plan.run is None:
+        return None
+    run = plan.run.find(data, end)
+    return None if run is None else (plan, run)
+
+
 def plan_for(published: Published, request: Any, where: str = "") -> FeaturePlan:
     """The plan of a request's selection, made once.
 
     Args:
-        request: a message with the oneof `selection` of `feature_service` and `features`.
+        request: a message with the oneof `selection` of `feature_service` (1) and `features` (2).
         where: what a field violation's path begins with.
 
     Raises:
@@ -164,9 +196,9 @@ def plan_for(published: Published, request: Any, where: str = "") -> FeaturePlan
     """
     named = request.WhichOneof("selection")
     if named == "feature_service":
-        key: str | bytes = request.feature_service
+        key = delimited(1, request.feature_service.encode())
     elif named == "features":
-        key = request.features.SerializeToString()
+        key = delimited(2, request.features.SerializeToString())
     else:
         raise FieldProblem(f"{where}selection", "found none; name a feature_service or list features")
     plans = published.plans
@@ -207,20 +239,37 @@ def _plan(published: Published, references: Sequence[str], where: str) -> Featur
         wanted.setdefault(view.name, []).append(feature.name)
     views = tuple(_view(published.views[name], features) for name, features in wanted.items())
     keys = {key.name: key.type for own in views for key in own.view.keys}
+    columns = tuple(_column(view, feature, wanted[view.name].index(feature.name)) for view, feature in selected)
+    order = {own.view.name: position for position, own in enumerate(views)}
     return FeaturePlan(
-        columns=tuple(_column(view, feature, wanted[view.name].index(feature.name)) for view, feature in selected),
+        columns=columns,
         views=views,
         keys=keys,
         needed=", ".join(f"{name} ({kind})" for name, kind in keys.items()),
         resources=tuple(own.view.name for own in views),
-        fixed=all(feature.type.partition("<")[0] in WIDTHS for _, feature in selected),
+        places=tuple((order[column.view.name], column.position) for column in columns) if len(views) > 1 else (),
+        run=_run(next(iter(keys))) if list(keys.values()) == ["int64"] else None,
     )
 
 
+def _run(key: str) -> IdRun:
+    """What finds a request's only key column, of integers and of this name, behind the selection."""
+    name = delimited(1, key.encode())
+
+    def before(size: int) -> bytes:
+        values = header(1, size)
+        column = name + header(_KEY_INTEGERS, len(values) + size) + values
+        return header(_KEYS, len(column) + size) + column
+
+    return IdRun(before, MAX_ROWS)
+
+
 def _view(view: PublishedView, features: Sequence[str]) -> ViewPlan:
+    types = {field.name: field.type for field in view.features}
     return ViewPlan(
         view=view,
         features=tuple(features),
+        fields=tuple(row_field(name, types[name]) for name in features),
         keys=tuple(key.name for key in view.keys),
         direct=all(key.type in ("int64", "string") for key in view.keys),
     )

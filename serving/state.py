@@ -57,7 +57,7 @@ class Published:
         reader: reads the views' rows; None where there are no views.
         snapshots: view → its release snapshot, for the views that are answered from one.
         clock: gives the time by which rows grow too old.
-        plans: selection → what it means here and the cached bytes of its answers; see `serving.plans`.
+        plans: selection's wire form → what it means here and the cached bytes of its answers; see `serving.plans`.
     """
 
     sequence: int
@@ -68,7 +68,7 @@ class Published:
     reader: OnlineReader | None
     snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    plans: dict[str | bytes, FeaturePlan] = field(default_factory=dict)
+    plans: dict[bytes, FeaturePlan] = field(default_factory=dict)
 
 
 def open_published(

@@ -7,19 +7,37 @@ byte what protobuf's own serialiser gives (tests compare the two).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
-__all__ = ["Buffer", "delimited", "header", "packed", "run", "texts_field", "uint", "varint"]
+from serving.problems import FieldProblem
 
+__all__ = [
+    "Buffer",
+    "IdRun",
+    "delimited",
+    "first_field",
+    "header",
+    "packed",
+    "parsed",
+    "run",
+    "texts_field",
+    "uint",
+    "varint",
+]
+
+Parsed = TypeVar("Parsed", bound=Message)
 Buffer = bytes | memoryview
 """What `bytes.join` takes: bytes, or the memory of a contiguous array."""
 
 _DELIMITED: Final = 2
+_INT64: Final = np.dtype("<i8")
+_MAX_SHAPES: Final = 16_384
 _SMALL: Final = tuple(bytes((value,)) for value in range(0x80))
 
 
@@ -104,3 +122,74 @@ def run(raw: bytes, prefix: bytes, values: Sequence[Any], dtype: str, suffix: in
     if count and len(raw) == len(prefix) + size + suffix and raw.startswith(prefix):
         return np.frombuffer(raw, dtype, count, len(prefix))
     return np.asarray(values, dtype=dtype)
+
+
+def first_field(data: bytes) -> int:
+    """Where a message's first field ends, if it is a text, bytes or message of less than 16 KiB; else 0."""
+    if len(data) < 3 or data[0] & 7 != _DELIMITED or data[0] > 0x7F:
+        return 0
+    size = data[1]
+    if size < 0x80:
+        return 2 + size
+    return 3 + (size & 0x7F) + (data[2] << 7) if data[2] < 0x80 else 0
+
+
+def parsed(kind: type[Parsed], data: bytes) -> Parsed:
+    """A message out of its wire form.
+
+    Raises:
+        RequestInvalid: it is none.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        name = kind.DESCRIPTOR.full_name
+        raise FieldProblem("request", f"the bytes are not a {name} message; use the published proto files") from None
+
+
+class IdRun:
+    """Finds the 64-bit integers that end a message, where all that stands before them is as usual.
+
+    What stands before a run depends on its length only, so by the number of bytes that are left it is known what must
+    stand there. Whatever looks otherwise is not found, and is left to protobuf's own parser.
+
+    Args:
+        before: gives what stands before a run of so many bytes, which ends the message.
+        most: so many integers at most are found.
+    """
+
+    __slots__ = ("_before", "_known", "_most")
+
+    def __init__(self, before: Callable[[int], bytes], most: int) -> None:
+        self._before = before
+        self._most = most
+        self._known: dict[int, tuple[bytes, int]] = {}
+
+    def find(self, data: bytes, start: int) -> NDArray[np.int64] | None:
+        """The integers, `(n,)`, a view of the message; None where there are none, or it looks otherwise.
+
+        Args:
+            data: the message.
+            start: where the fields before are over.
+        """
+        rest = len(data) - start
+        known = self._known.get(rest)
+        if known is None:
+            known = self._learn(rest)
+        before, count = known
+        if not count or not data.startswith(before, start):
+            return None
+        return np.frombuffer(data, _INT64, count, start + len(before))
+
+    def _learn(self, rest: int) -> tuple[bytes, int]:
+        """What stands before the run in so many bytes, and how many integers; none where no number of them fits."""
+        found = b"", 0
+        for count in range(min(rest // 8, self._most), max(0, rest // 8 - 16), -1):
+            before = self._before(8 * count)
+            if len(before) + 8 * count == rest:
+                found = before, count
+                break
+        if len(self._known) >= _MAX_SHAPES:
+            self._known.clear()
+        self._known[rest] = found
+        return found

@@ -11,7 +11,7 @@ from featurestore.online.keys import key_columns
 from featurestore.online.packed import feature_columns
 from featurestore.online.reader import OnlineColumns, online_columns
 from featurestore.publication import PublishedView
-from featurestore.rows import FeatureColumns, RowSchema, Texts, key_bytes
+from featurestore.rows import FeatureColumns, RowSchema, Runs, Texts, key_bytes
 
 __all__ = ["PackedReader", "RowSource"]
 
@@ -51,6 +51,12 @@ class PackedReader:
         rows = self._source.read(f"{self._project}_{view.name}", key_bytes(key_columns(view, keys)))
         answer = feature_columns(view, features, rows, self._source.schema)
         return answer.since(earliest(view.ttl_seconds, self._clock())) if view.ttl_seconds else answer
+
+    def look_up(
+        self, view: PublishedView, features: tuple[str, ...], keys: Mapping[str, Sequence[Any]]
+    ) -> Runs | FeatureColumns:
+        """See `OnlineReader.look_up`."""
+        return self.get(view, features, keys)
 
     def read(self, view: PublishedView, features: Sequence[str], keys: Mapping[str, Sequence[Any]]) -> OnlineColumns:
         """See `OnlineReader.read`."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.publication import PublishedView
-from featurestore.rows import FeatureColumns, Texts
+from featurestore.rows import FeatureColumns, Runs, Texts
 
 __all__ = ["EMPTY_VALUES", "NUMPY_TYPES", "OnlineColumns", "OnlineReader", "online_columns"]
 
@@ -65,6 +65,12 @@ class OnlineReader(Protocol):
             StoreUnreachable: the online store does not answer.
             PublicationCorrupt: the store holds what was never published.
         """
+        ...
+
+    def look_up(
+        self, view: PublishedView, features: tuple[str, ...], keys: Mapping[str, Sequence[Any]]
+    ) -> Runs | FeatureColumns:
+        """The same answer, as runs where all rows and values are there, of one release, and no feature is a text."""
         ...
 
     def read(self, view: PublishedView, features: Sequence[str], keys: Mapping[str, Sequence[Any]]) -> OnlineColumns:

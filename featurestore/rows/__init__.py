@@ -4,6 +4,7 @@ Reading guide
     texts    n byte strings in one buffer
     schema   the fields of a view's rows, and where each lies in a row
     codec    columns → rows → columns, in both directions without visiting single values
+    runs     rows → the bytes of each column, where nothing is missing
     keys     entity keys: as columns, as bytes for stores, as hashes for indexes
     answers  what a lookup gives: columns, found mask, event times, releases
 
@@ -13,6 +14,7 @@ Numpy only: nothing here knows Feast, Arrow, SQLite or Redis.
 from featurestore.rows.answers import FeatureColumns, release_code
 from featurestore.rows.codec import Column, PackedRows, Rows, pack, unpack
 from featurestore.rows.keys import KeyColumn, key_bytes, key_hashes, text_keys
+from featurestore.rows.runs import RunReader, Runs
 from featurestore.rows.schema import Kind, RowField, RowSchema
 from featurestore.rows.texts import Texts
 
@@ -25,6 +27,8 @@ __all__ = [
     "RowField",
     "RowSchema",
     "Rows",
+    "RunReader",
+    "Runs",
     "Texts",
     "key_bytes",
     "key_hashes",

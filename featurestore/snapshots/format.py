@@ -6,9 +6,9 @@
     sections               each at a multiple of 64 bytes, in the order of the header
     digest      32 bytes   SHA-256 of everything before
 
-Sections: `hashes` and `starts` (the index), `row` (packed rows, one more than there are: the row that stands for those
-that are not there), `tail` and `tail.starts` where there are text fields, and one column for each key: `key.<i>`, for
-texts with `key.<i>.offsets`. Nothing is compressed: a file is never larger in memory than on disk.
+Sections: `places`, or `hashes` and `starts` (the index), `row` (packed rows, one more than there are: the row that
+stands for those that are not there), `tail` and `tail.starts` where there are text fields, and one column for each key:
+`key.<i>`, for texts with `key.<i>.offsets`. Nothing is compressed: a file is never larger in memory than on disk.
 """
 
 from __future__ import annotations

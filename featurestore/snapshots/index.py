@@ -1,8 +1,12 @@
-"""Which row holds a key: rows lie in the order of their keys' hashes, so that the top bits of a hash say where to look.
+"""Which row holds a key, for all keys of a request at once, without a loop.
 
-`starts[b]` is the first row whose hash begins with the bits b. With about one row for each b, the row sought is one of
-the few from there on; `window`, the most rows that share a b, is known when the index is built. So every key is looked
-up by the same three steps (hash, start, compare the window), for all keys of a request at once, without a loop.
+Single integer keys that lie close together have a table: `rows[key - first + 1]` is the row of the key, or N where it
+has none. Finding them is a subtraction and one lookup; whatever lies outside of the table meets an N at either end.
+
+All others are found by hash: rows lie in the order of their keys' hashes, so that the top bits of a hash say where to
+look. `starts[b]` is the first row whose hash begins with the bits b. With about one row for each b, the row sought is
+one of the few from there on; `window`, the most rows that share a b, is known when the index is built. So every key is
+looked up by the same three steps: hash, start, compare the window.
 """
 
 from __future__ import annotations
@@ -10,17 +14,59 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featurestore.rows import KeyColumn, Texts, key_hashes
 
-__all__ = ["KeyIndex", "build_index"]
+__all__ = ["HashIndex", "KeyIndex", "TableIndex", "build_index"]
+
+_SPARSE: Final = 4
+"""So many places of a table may there be for each key."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class KeyIndex:
+class TableIndex:
+    """An index over N integer keys that lie close together.
+
+    Attributes:
+        keys: the one column of N keys, in row order, which is rising.
+        places: int64 `(last - first + 3,)`: N, the row of each key from the first to the last or N, N.
+    """
+
+    keys: tuple[NDArray[np.int64]]
+    places: NDArray[np.int64]
+
+    @cached_property
+    def _base(self) -> NDArray[np.int64]:
+        return self.keys[0][:1] - 1  # modulo 2^64, as all subtraction of arrays is
+
+    def find(self, keys: Sequence[KeyColumn]) -> NDArray[np.int64]:
+        """The rows of n keys, int64 `(n,)`; N where there is none. See `HashIndex.find`."""
+        (column,) = keys
+        assert not isinstance(column, Texts), "key columns have the index's types"
+        # The difference is exact modulo 2^64, so that keys of the table alone fall into it; others are clipped.
+        return self.places.take(column - self._base, mode="clip")
+
+    def check(self) -> None:
+        """Returns if every key finds its own row and no other key finds one.
+
+        Raises:
+            ValueError: the table contradicts the keys.
+        """
+        rows, there = np.arange(len(self.keys[0])), self.places < len(self.keys[0])
+        if not len(rows) or len(self.places) < 3:
+            raise ValueError("its index has another size")
+        if not np.array_equal(self.find(self.keys), rows) or there.sum() != len(rows) or self.places.min(initial=0) < 0:
+            raise ValueError("its index contradicts itself")
+        if there[0] or there[-1] or self.places.max() > len(rows):
+            raise ValueError("its index contradicts itself")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HashIndex:
     """An index over the keys of N rows that lie in the order of their hashes.
 
     Attributes:
@@ -76,6 +122,9 @@ class KeyIndex:
         return rows
 
 
+KeyIndex = TableIndex | HashIndex
+
+
 def build_index(keys: Sequence[KeyColumn]) -> tuple[KeyIndex, NDArray[np.int64]]:
     """Builds the index of n keys.
 
@@ -88,6 +137,8 @@ def build_index(keys: Sequence[KeyColumn]) -> tuple[KeyIndex, NDArray[np.int64]]
     Raises:
         ValueError: a key occurs twice, or there are 2^32 rows or more.
     """
+    if len(keys) == 1 and not isinstance(keys[0], Texts) and (found := _table_index(keys[0])) is not None:
+        return found
     hashes = key_hashes(keys)
     count = len(hashes)
     if count >= 1 << 32:
@@ -100,7 +151,25 @@ def build_index(keys: Sequence[KeyColumn]) -> tuple[KeyIndex, NDArray[np.int64]]
     starts = np.searchsorted(_buckets(hashes, buckets), np.arange(buckets + 1)).astype(np.uint32)
     window = max(int(np.diff(starts.astype(np.int64)).max(initial=0)), 1)
     padded = np.concatenate([hashes, np.zeros(window, np.uint64)])
-    return KeyIndex(keys=ordered, hashes=padded, starts=starts, window=window), order
+    return HashIndex(keys=ordered, hashes=padded, starts=starts, window=window), order
+
+
+def _table_index(keys: NDArray[np.int64]) -> tuple[TableIndex, NDArray[np.int64]] | None:
+    """A table and the order of the rows; None where the keys lie too far apart for one.
+
+    Raises:
+        ValueError: a key occurs twice.
+    """
+    count = len(keys)
+    if not count or int(keys.max()) - int(keys.min()) >= _SPARSE * count:
+        return None
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    if (ordered[1:] == ordered[:-1]).any():
+        raise ValueError("a key occurs twice")
+    places = np.full(int(ordered[-1]) - int(ordered[0]) + 3, count, np.int64)
+    places[ordered - ordered[0] + 1] = np.arange(count)
+    return TableIndex(keys=(ordered,), places=places), order
 
 
 def _buckets(hashes: NDArray[np.uint64], buckets: int) -> NDArray[np.int64]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.rows import FeatureColumns, KeyColumn, Rows, RowSchema, Texts, release_code
+from featurestore.rows import FeatureColumns, KeyColumn, Rows, RowSchema, RunReader, Runs, Texts, release_code
 from featurestore.rows.answers import release_indexes
 from featurestore.snapshots.format import DIGEST_BYTES, Header, parse, typed
-from featurestore.snapshots.index import KeyIndex
+from featurestore.snapshots.index import HashIndex, KeyIndex, TableIndex
 from governance.errors import NotPublished, PublicationCorrupt
 
 __all__ = ["Snapshot", "open_snapshot"]
+
+_MAX_READERS: Final = 1024
 
 
 class Snapshot:
@@ -29,6 +33,8 @@ class Snapshot:
         self._index = index
         self._rows = rows
         self._codes = tuple(release_code(release) for release in header.releases)
+        self._uniform = _Uniform.of(rows, header, self._codes)
+        self._readers: dict[tuple[str, ...], _Reader | None] = {}
         self.digest = digest
 
     @property
@@ -67,8 +73,7 @@ class Snapshot:
     def get(self, keys: Mapping[str, KeyColumn], columns: Sequence[str]) -> FeatureColumns:
         """Looks n keys up.
 
-        About 40 numpy calls, however many keys and columns of a type there are; nothing visits single rows or values
-        except texts that two keys of one hash share.
+        Nothing visits single rows or values except texts that two keys of one hash share.
 
         Args:
             keys: join key → int64 `(n,)`, or `Texts` (`rows.text_keys` makes them of strings), as `self.keys` says.
@@ -81,12 +86,56 @@ class Snapshot:
         Raises:
             KeyError: a key column is missing, or there is no such field.
         """
-        at = self.find(keys)
-        rows = self._rows.take(at)
         names = tuple(columns)
+        self._check_fields(names)
+        return self._columns(self.find(keys), names)
+
+    def look_up(
+        self, keys: Mapping[str, KeyColumn], columns: tuple[str, ...], *, earliest: int | None = None
+    ) -> Runs | FeatureColumns:
+        """Looks n keys up: as runs where all rows and values are there, which most answers are; else as `get` does.
+
+        For `Runs` about ten numpy calls, however many keys and columns of a type there are.
+
+        Args:
+            keys, columns: as in `get`.
+            earliest: rows of an earlier event time, in microseconds, are not found.
+
+        Raises:
+            KeyError: a key column is missing, or there is no such field.
+        """
+        at = self.find(keys)
+        reader = self._reader(columns)
+        uniform = self._uniform
+        old = earliest is not None and uniform.oldest < earliest
+        if reader is not None and not old and len(at) and at[at.argmax()] < uniform.rows:
+            head = self._rows.head.take(at, axis=0)
+            if not (reader.nullable and reader.runs.any_null(head)):
+                return Runs(uniform.release, reader.runs.columns(head), reader.runs.event_times(head))
+        answer = self._columns(at, columns)
+        return answer if earliest is None else answer.since(earliest)
+
+    def _reader(self, names: tuple[str, ...]) -> _Reader | None:
+        """What reads these fields as runs; None where that cannot be."""
+        try:
+            return self._readers[names]
+        except KeyError:
+            self._check_fields(names)
+        runs = RunReader.of(self.schema, [self.schema.by_name[name] for name in names])
+        reader = None
+        if runs is not None and self._uniform.release is not None:
+            reader = _Reader(runs=runs, nullable=bool(self._uniform.nullable[runs.bits].any()))
+        if len(self._readers) < _MAX_READERS:
+            self._readers[names] = reader
+        return reader
+
+    def _check_fields(self, names: tuple[str, ...]) -> None:
         if self.schema.plan(names).unknown:
             unknown = [name for name in names if name not in self.schema.by_name]
             raise KeyError(f"{self.view}: no field {', '.join(unknown)}")
+
+    def _columns(self, at: NDArray[np.int64], names: tuple[str, ...]) -> FeatureColumns:
+        rows = self._rows.take(at)
         return FeatureColumns(
             names=names,
             values=rows.values(names),
@@ -95,6 +144,43 @@ class Snapshot:
             event_times=rows.event_times,
             releases=self.releases,
             release_indexes=release_indexes(rows.releases, self._codes),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Reader:
+    """Reads some fields as runs, and whether any row has a null in one of them."""
+
+    runs: RunReader
+    nullable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Uniform:
+    """What is known of all rows, so that no answer needs to ask.
+
+    Attributes:
+        rows: N.
+        release: the one that wrote all of them; None where that is not so.
+        oldest: the least event time, microseconds since 1970 UTC; 0 of no rows.
+        nullable: which fields are null in some row, bool `(fields,)`.
+    """
+
+    rows: int
+    release: str | None
+    oldest: int
+    nullable: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, rows: Rows, header: Header, codes: Sequence[int]) -> _Uniform:
+        count, schema = header.rows, header.schema
+        one = len(codes) == 1 and bool((rows.releases[:count] == np.uint64(codes[0])).all())
+        nulls = np.bitwise_or.reduce(rows.head[:count, schema.nulls_at : schema.width], axis=0)
+        return cls(
+            rows=count,
+            release=header.releases[0] if one else None,
+            oldest=int(rows.event_times[:count].min()) if count else 0,
+            nullable=np.unpackbits(nulls, bitorder="little")[: len(schema.fields)].astype(bool),
         )
 
 
@@ -129,6 +215,8 @@ def open_snapshot(path: Path, *, sha256: str | None = None) -> Snapshot:
 
 def _index(header: Header, sections: Mapping[str, NDArray[np.uint8]]) -> KeyIndex:
     count = header.rows
+    if "places" in sections:
+        return _table_index(header, sections)
     padding = len(sections.get("hashes", b"")) // 8 - count
     buckets = len(sections.get("starts", b"")) // 4 - 1
     if padding < 1 or buckets < 1 or buckets & (buckets - 1):
@@ -137,12 +225,23 @@ def _index(header: Header, sections: Mapping[str, NDArray[np.uint8]]) -> KeyInde
     widths = np.diff(starts.astype(np.int64))
     if starts[0] != 0 or starts[-1] != count or (widths < 0).any() or widths.max() > padding:
         raise ValueError("its index contradicts itself")
-    return KeyIndex(
+    return HashIndex(
         keys=tuple(_key_column(sections, i, kind, count) for i, (_, kind) in enumerate(header.keys)),
         hashes=typed(sections, "hashes", "<u8", (count + padding,)),
         starts=starts,
         window=padding,
     )
+
+
+def _table_index(header: Header, sections: Mapping[str, NDArray[np.uint8]]) -> TableIndex:
+    if [kind for _, kind in header.keys] != ["int64"]:
+        raise ValueError("its index is of other keys")
+    index = TableIndex(
+        keys=(typed(sections, "key.0", "<i8", (header.rows,)),),
+        places=typed(sections, "places", "<i8", (len(sections["places"]) // 8,)),
+    )
+    index.check()
+    return index
 
 
 def _key_column(sections: Mapping[str, NDArray[np.uint8]], i: int, kind: str, count: int) -> KeyColumn:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featurestore.rows import Column, KeyColumn, RowSchema, Texts, pack, release_code
 from featurestore.snapshots.format import Header, assemble
-from featurestore.snapshots.index import build_index
+from featurestore.snapshots.index import TableIndex, build_index
 from governance.errors import PublicationError
 from governance.files import write_atomic
 
@@ -54,11 +54,10 @@ def snapshot_bytes(
         event_times=np.full(count, event_time, np.int64),
         releases=release_code(release_id),
     )
-    sections: dict[str, NDArray[Any]] = {
-        "hashes": index.hashes,
-        "starts": index.starts,
-        "row": np.concatenate([rows.head, schema.empty_row[None, :]]),
-    }
+    sections: dict[str, NDArray[Any]] = (
+        {"places": index.places} if isinstance(index, TableIndex) else {"hashes": index.hashes, "starts": index.starts}
+    )
+    sections["row"] = np.concatenate([rows.head, schema.empty_row[None, :]])
     if rows.tails is not None:
         sections["tail.starts"] = np.append(rows.tails.offsets, rows.tails.offsets[-1])
         sections["tail"] = rows.tails.data

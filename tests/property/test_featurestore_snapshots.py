@@ -14,14 +14,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.rows import Column, Kind, RowField, RowSchema, Texts, key_bytes, key_hashes, text_keys
+from featurestore.rows import (
+    Column,
+    FeatureColumns,
+    Kind,
+    RowField,
+    RowSchema,
+    Runs,
+    Texts,
+    key_bytes,
+    key_hashes,
+    text_keys,
+)
 from featurestore.snapshots import Snapshot, open_snapshot, snapshot_bytes
 from featurestore.snapshots import index as index_module
-from featurestore.snapshots.index import build_index
+from featurestore.snapshots.index import HashIndex, TableIndex, build_index
 from governance.canonical import canonical_bytes
 from governance.errors import NotPublished, PublicationCorrupt, PublicationError
 
 INT64 = st.integers(-(1 << 63), (1 << 63) - 1)
+CLOSE = st.integers(-20, 20) | st.integers(-(1 << 63), 20 - (1 << 63))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
 FLOAT32 = st.floats(width=32, allow_nan=False)
 KINDS: dict[str, tuple[RowField, st.SearchStrategy[Any]]] = {
@@ -58,8 +70,9 @@ def key_column(values: list[Any], kind: str) -> Any:
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[dict[str, str], list[tuple[Any, ...]], dict[str, list[Any]]]:
     kinds = draw(st.lists(st.sampled_from(["int64", "string"]), min_size=1, max_size=3))
+    integers = draw(st.sampled_from([INT64, CLOSE]))
     names = draw(st.lists(st.sampled_from(sorted(KINDS)), unique=True, max_size=12))
-    values = st.tuples(*(INT64 if kind == "int64" else TEXT for kind in kinds))
+    values = st.tuples(*(integers if kind == "int64" else TEXT for kind in kinds))
     keys = draw(st.lists(values, unique=True, max_size=20))
     columns = {
         name: draw(st.lists(st.none() | KINDS[name][1], min_size=len(keys), max_size=len(keys))) for name in names
@@ -92,6 +105,26 @@ def plain(values: Any, at: int) -> Any:
     return tuple(values[at].tolist()) if values.ndim == 2 else values[at].item()
 
 
+def check_runs(snapshot: Snapshot, keys: Any, names: tuple[str, ...], answer: FeatureColumns) -> None:
+    """Runs are given where nothing is missing and no feature is a text, and say what columns do."""
+    fields = [snapshot.schema.by_name[name] for name in names]
+    runs = snapshot.look_up(keys, names, earliest=EVENT_TIME)
+    assert not snapshot.look_up(keys, names, earliest=EVENT_TIME + 1).found.any()  # type: ignore[union-attr]
+    fixed = all(field.kind.dtype is not None for field in fields)
+    assert isinstance(runs, Runs) == bool(fixed and len(answer) and answer.found.all() and not answer.nulls.any())
+    again = runs.as_columns(fields) if isinstance(runs, Runs) else runs
+    for name in names:
+        ours, theirs = answer.values[name], again.values[name]
+        if isinstance(ours, Texts):
+            assert isinstance(theirs, Texts)
+            assert ours.tolist() == theirs.tolist()
+        else:
+            np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(answer.nulls, again.nulls)
+    assert answer.event_times.tolist() == again.event_times.tolist()
+    assert answer.release_indexes.tolist() == again.release_indexes.tolist()
+
+
 def check(
     snapshot: Snapshot, kinds: dict[str, str], asked: list[Any], keys: list[Any], columns: dict[str, list[Any]]
 ) -> None:
@@ -103,6 +136,7 @@ def check(
     assert answer.event_times.tolist() == [EVENT_TIME if key in there else 0 for key in asked]
     assert answer.release_indexes.tolist() == [0 if key in there else -1 for key in asked]
     assert answer.releases == (RELEASE,)
+    check_runs(snapshot, given_keys, tuple(names), answer)
     for name in names:
         for at, key in enumerate(asked):
             wanted = columns[name][there[key]] if key in there else None
@@ -169,6 +203,29 @@ def test_texts(left: list[bytes], right: list[bytes]) -> None:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
 def test_texts_of_strings(values: list[str]) -> None:
     assert text_keys(values).strings() == values
+
+
+@given(st.sets(CLOSE, min_size=1) | st.sets(INT64, min_size=1), st.lists(INT64 | CLOSE))
+def test_integers_are_found_by_table_or_hash(keys: set[int], others: list[int]) -> None:
+    column = np.array(sorted(keys, key=str), np.int64)
+    index, order = build_index([column])
+    close = max(keys) - min(keys) < 4 * len(keys)
+    assert isinstance(index, TableIndex if close else HashIndex)
+    rows = {key: row for row, key in enumerate(column[order].tolist())}
+    asked = [*column.tolist(), *others]
+    found = index.find([np.array(asked, np.int64)])
+    assert found.tolist() == [rows.get(key, len(keys)) for key in asked]
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, 0), (1, 1), (2, 0), (3, 2), (4, -1), (4, 9), (5, 1), (6, 2)])
+def test_a_table_that_contradicts_its_keys_is_refused(at: int, value: int) -> None:
+    index, _ = build_index([np.array([10, 12, 14], np.int64)])
+    assert isinstance(index, TableIndex)
+    index.check()
+    assert index.places.tolist() == [3, 0, 3, 1, 3, 2, 3]
+    index.places[at] = value
+    with pytest.raises(ValueError, match="contradicts"):
+        index.check()
 
 
 def test_a_key_that_occurs_twice_is_refused() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 
 from featurestore.online import OnlineColumns
 from featurestore.online.reader import online_columns
@@ -20,6 +21,7 @@ from serving.limits import MAX_FEATURES, MAX_ROWS
 from serving.problems import FieldProblem, TooLarge
 from serving.state import Published
 from serving.v1 import features_pb2
+from serving.wire import delimited, first_field, packed, uint
 
 OLD, NEW = datetime(2025, 11, 3, tzinfo=UTC), datetime(2025, 11, 10, tzinfo=UTC)
 Rows = Mapping[tuple[Any, ...], tuple[datetime, Mapping[str, Any]]]
@@ -53,6 +55,8 @@ class TableReader:
             releases=tuple(release.release_id for release in view.releases),
             release_indexes=np.array([ends.index(row[0]) if row and row[0] in ends else -1 for row in rows], np.int32),
         )
+
+    look_up = get
 
     def read(self, view: PublishedView, features: Sequence[str], keys: Mapping[str, Any]) -> OnlineColumns:
         return online_columns(view, self.get(view, features, keys))
@@ -129,6 +133,11 @@ def get_features(published: Published, message: features_pb2.GetFeaturesRequest)
     answer = features_pb2.GetFeaturesResponse.FromString(raw)
     assert answer.SerializeToString() == raw
     assert asked == [(tuple(view.view for view in answer.views), answer.rows)]
+    for _ in range(2):
+        assert raw == get_features_bytes(
+            published, message.SerializeToString(), lambda resources, rows: asked.append((resources, rows))
+        )
+    assert asked == asked[:1] * 3
     return answer
 
 
@@ -297,6 +306,63 @@ def test_every_type_is_written_as_protobuf_writes_it(kind: str, rows: list[int])
             assert found.tolist() == (wanted.strings() if kind == "string" else wanted.tolist())
         else:
             assert np.array_equal(found.astype(wanted.dtype), wanted, equal_nan=wanted.dtype.kind == "f")
+
+
+def test_bytes_that_are_written_in_another_way_are_parsed(published: Published) -> None:
+    """What is not as usual is found out, whatever was planned before: fields moved, split, unknown, doubled or cut."""
+    usual = request(["item_v1:users"], item_id=("int64", [1, 2, 9]))
+    wanted = get_features(published, usual)
+    raw = usual.SerializeToString()
+    end = first_field(raw)
+    selection, keys = raw[:end], raw[end:]
+    name = delimited(1, b"item_id")
+    halves = packed(1, np.array([1], "<i8")), packed(1, np.array([2, 9], "<i8"))
+    single = b"".join(b"\x09" + value.to_bytes(8, "little") for value in (1, 2, 9))
+    unusual = (
+        keys + selection,
+        raw + uint(99, 7),
+        selection + delimited(99, b"x") + keys,
+        selection + delimited(3, name + delimited(2, halves[0] + halves[1])),
+        selection + delimited(3, name + delimited(2, halves[0]) + delimited(2, halves[1])),
+        selection + delimited(3, delimited(2, halves[0] + halves[1]) + name),
+        selection + delimited(3, name + delimited(2, single)),
+        delimited(1, b"no such service") + raw,
+        raw[:1] + bytes((raw[1] | 0x80, 0)) + raw[2:],
+    )
+    for one in unusual:
+        answer = get_features_bytes(published, one, lambda *_: None)
+        assert answer == wanted.SerializeToString()
+    for cut in range(len(raw)):
+        with pytest.raises((RequestInvalid, NotServed)):
+            get_features_bytes(published, raw[:cut], lambda *_: None)
+    for at in range(len(raw)):  # one bit of another value is another question, never another answer
+        for bit in range(8):
+            changed = raw[:at] + bytes((raw[at] ^ 1 << bit,)) + raw[at + 1 :]
+            assert outcome(published, changed) == outcome(published, changed, parsed=True)
+
+
+def outcome(published: Published, data: bytes, *, parsed: bool = False) -> bytes | str:
+    """The answer to a request, or what is wrong with it."""
+    try:
+        asked = features_pb2.GetFeaturesRequest.FromString(data) if parsed else data
+        return get_features_bytes(published, asked, lambda *_: None)
+    except DecodeError:
+        return "no message"
+    except FieldProblem as error:
+        return "no message" if error.field == "request" else str(error)
+    except NotServed as error:
+        return str(error)
+
+
+def test_no_more_rows_pass_as_bytes(published: Published) -> None:
+    for rows in (MAX_ROWS, MAX_ROWS + 1, MAX_ROWS):
+        raw = request(["item_v1:users"], item_id=("int64", np.ones(rows, np.int64))).SerializeToString()
+        if rows > MAX_ROWS:
+            with pytest.raises(TooLarge, match="found 10,001 entities, allowed 10,000"):
+                get_features_bytes(published, raw, lambda *_: None)
+        else:
+            answer = features_pb2.GetFeaturesResponse.FromString(get_features_bytes(published, raw, lambda *_: None))
+            assert answer.rows == rows
 
 
 def test_cached_bytes_never_hide_a_gap_or_another_release(published: Published) -> None:
