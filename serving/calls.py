@@ -1,7 +1,7 @@
 """From functions to gRPC methods: who calls, parse, answer, and the right status for whatever goes wrong.
 
-Methods take and give bytes: answers are written as bytes anyway (`serving.wire`), and a message that does not parse is
-INVALID_ARGUMENT too, never INTERNAL. A fault of the server itself is UNKNOWN with a fixed text; the log names the kind
+Methods give bytes: answers are written as such anyway (`serving.wire`). A message that does not parse is
+INVALID_ARGUMENT, never INTERNAL. A fault of the server itself is UNKNOWN with a fixed text; the log names the kind
 of fault and the line, never a value.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -26,16 +27,19 @@ from governance.errors import (
     ServerUnavailable,
     StoreUnreachable,
 )
+from serving.access import Permit
 from serving.embeddings import get_embeddings, search, stream_embeddings
 from serving.features import get_features, stream_features
+from serving.front import QUICK
 from serving.gate import Gate
 from serving.problems import DETAILS_TRAILER, Details, FieldProblem, Overloaded, TooLarge, encode_details
+from serving.quick import SearchPace, mapped_embeddings, mapped_features
 from serving.recommendation import get_recommendation_context
 from serving.snapshots import get_catalogue, get_catalogue_info
 from serving.state import Published
 from serving.v1 import embeddings_pb2, features_pb2, recommendation_pb2, snapshots_pb2
 
-__all__ = ["SERVICES", "add_services"]
+__all__ = ["SERVICES", "method_handlers"]
 
 _LOG: Final = logging.getLogger("hedgerow.serving")
 _RETRY_SECONDS: Final = 1
@@ -45,28 +49,46 @@ Current = Callable[[], Published]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Method:
-    """A method: its request, and the function that answers it with bytes, or with one piece of bytes after another."""
+    """A method: its request, and the function that answers it with bytes, or with one piece of bytes after another.
+
+    `quick` says of a request whether it is answered where it was read, see `serving.quick`.
+    """
 
     request: type[Message]
     answer: Callable[..., Any]
     streams: bool = False
+    quick: Callable[[Published, Any], bool] | None = None
+
+
+_PACE: Final = SearchPace()
+
+
+def _timed_search(published: Published, request: embeddings_pb2.SearchRequest, permit: Permit) -> bytes:
+    began = time.perf_counter()
+    answer = search(published, request, permit)
+    _PACE.note(published, request, time.perf_counter() - began)
+    return answer
 
 
 _METHODS: Final = {
     "hedgerow.serving.v1.FeatureService": {
-        "GetFeatures": _Method(request=features_pb2.GetFeaturesRequest, answer=get_features),
+        "GetFeatures": _Method(request=features_pb2.GetFeaturesRequest, answer=get_features, quick=mapped_features),
         "StreamFeatures": _Method(request=features_pb2.StreamFeaturesRequest, answer=stream_features, streams=True),
     },
     "hedgerow.serving.v1.EmbeddingService": {
-        "GetEmbeddings": _Method(request=embeddings_pb2.GetEmbeddingsRequest, answer=get_embeddings),
+        "GetEmbeddings": _Method(
+            request=embeddings_pb2.GetEmbeddingsRequest, answer=get_embeddings, quick=mapped_embeddings
+        ),
         "StreamEmbeddings": _Method(
             request=embeddings_pb2.StreamEmbeddingsRequest, answer=stream_embeddings, streams=True
         ),
-        "Search": _Method(request=embeddings_pb2.SearchRequest, answer=search),
+        "Search": _Method(request=embeddings_pb2.SearchRequest, answer=_timed_search, quick=_PACE.search),
     },
     "hedgerow.serving.v1.RecommendationService": {
         "GetRecommendationContext": _Method(
-            request=recommendation_pb2.GetRecommendationContextRequest, answer=get_recommendation_context
+            request=recommendation_pb2.GetRecommendationContextRequest,
+            answer=get_recommendation_context,
+            quick=_PACE.context,
         ),
     },
     "hedgerow.serving.v1.SnapshotService": {
@@ -79,45 +101,37 @@ SERVICES: Final = tuple(_METHODS)
 """Full names of the services, as health and reflection know them."""
 
 
-def add_services(
-    server: grpc.Server,
-    current: Current,
-    gate: Gate,
-    *,
-    concurrent_streams: int,
-    overdue: Callable[[], bool] = lambda: False,
-) -> None:
-    """Adds every service.
+def method_handlers(
+    current: Current, gate: Gate, *, concurrent_streams: int
+) -> Mapping[str, Mapping[str, grpc.RpcMethodHandler[Any, Any]]]:
+    """Service → method → handler, as grpcio's server and ours take them.
 
     Args:
         current: gives the publication in force; asked once a call.
         gate: says who calls and what they may read.
         concurrent_streams: streams at one time; each holds a thread while its client reads.
-        overdue: asked by each call on its thread: whether it has waited too long to be answered.
     """
     slots = threading.BoundedSemaphore(concurrent_streams)
-    for service, methods in _METHODS.items():
-        handlers = {
+    return {
+        service: {
             name: _stream(f"{service}/{name}", method, current, gate, slots)
             if method.streams
-            else _unary(f"{service}/{name}", method, current, gate, overdue)
+            else _unary(f"{service}/{name}", method, current, gate)
             for name, method in methods.items()
         }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        server.add_registered_method_handlers(service, handlers)  # type: ignore[attr-defined]  # newer than its stubs
+        for service, methods in _METHODS.items()
+    }
 
 
-def _unary(name: str, method: _Method, current: Current, gate: Gate, overdue: Callable[[], bool]) -> Any:
-    answer, request_type = method.answer, method.request
+def _unary(name: str, method: _Method, current: Current, gate: Gate) -> Any:
+    answer, is_quick = method.answer, method.quick
 
-    def call(data: bytes, context: grpc.ServicerContext) -> bytes:
+    def call(request: Message | FieldProblem, context: grpc.ServicerContext) -> bytes:
         entry = gate.entry(name)
         try:
             _check_deadline(context)
-            if overdue():
-                raise Overloaded("the server is overloaded; try again", _RETRY_SECONDS)
             gate.identify(entry, context)
-            response: bytes = answer(current(), _parse(request_type, data), entry)
+            response: bytes = answer(current(), _whole(request), entry)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status here, and nowhere else
             failure = _failure(error)
         else:
@@ -126,13 +140,20 @@ def _unary(name: str, method: _Method, current: Current, gate: Gate, overdue: Ca
         gate.leave(entry, failure.code.name)
         _abort(context, failure)
 
-    return grpc.unary_unary_rpc_method_handler(call)
+    def quick(request: Message | FieldProblem) -> bool:
+        try:
+            return isinstance(request, FieldProblem) or (is_quick is not None and is_quick(current(), request))
+        except Exception:  # noqa: BLE001 - the call itself will fail the same way, and soon
+            return True
+
+    setattr(call, QUICK, quick)
+    return grpc.unary_unary_rpc_method_handler(call, request_deserializer=_parser(method.request))
 
 
 def _stream(name: str, method: _Method, current: Current, gate: Gate, slots: threading.BoundedSemaphore) -> Any:
-    answer, request_type = method.answer, method.request
+    answer = method.answer
 
-    def call(data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def call(request: Message | FieldProblem, context: grpc.ServicerContext) -> Iterator[bytes]:
         entry = gate.entry(name)
         if not slots.acquire(blocking=False):
             failure = _failure(Overloaded("too many streams now; try again", _RETRY_SECONDS))
@@ -142,7 +163,7 @@ def _stream(name: str, method: _Method, current: Current, gate: Gate, slots: thr
         try:
             _check_deadline(context)
             gate.identify(entry, context)
-            yield from answer(current(), _parse(request_type, data), entry)
+            yield from answer(current(), _whole(request), entry)
             code = "OK"
             return
         except Exception as error:  # noqa: BLE001 - as above
@@ -153,7 +174,7 @@ def _stream(name: str, method: _Method, current: Current, gate: Gate, slots: thr
             gate.leave(entry, code)
         _abort(context, failure)
 
-    return grpc.unary_stream_rpc_method_handler(call)
+    return grpc.unary_stream_rpc_method_handler(call, request_deserializer=_parser(method.request))
 
 
 class _Expired(Exception):
@@ -166,12 +187,23 @@ def _check_deadline(context: grpc.ServicerContext) -> None:
         raise _Expired
 
 
-def _parse(request_type: type[Message], data: bytes) -> Message:
-    try:
-        return request_type.FromString(data)
-    except DecodeError:
-        name = request_type.DESCRIPTOR.full_name
-        raise FieldProblem("request", f"the bytes are not a {name} message; use the published proto files") from None
+def _parser(request_type: type[Message]) -> Callable[[bytes], Message | FieldProblem]:
+    """What makes a request of bytes; of bytes that are none, what is wrong with them."""
+
+    def parse(data: bytes) -> Message | FieldProblem:
+        try:
+            return request_type.FromString(data)
+        except DecodeError:
+            name = request_type.DESCRIPTOR.full_name
+            return FieldProblem("request", f"the bytes are not a {name} message; use the published proto files")
+
+    return parse
+
+
+def _whole(request: Message | FieldProblem) -> Message:
+    if isinstance(request, FieldProblem):
+        raise request
+    return request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,11 @@
-"""One serving process: a threaded gRPC server around the publication in force.
-
-Threads, not asyncio: measured on the same machine an empty threaded server needs less CPU a call and answers more
-calls than an asyncio one, with uvloop or without (docs/adr/0010-serving.md).
-"""
+"""One serving process: the front (`serving.front`) around the publication in force."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,22 +14,23 @@ from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from governance.errors import ConfigError, PortBusy
 from governance.policy import Decision, RefusalRecorder, load_policy
 from governance.settings import Settings
 from serving.access import Authorizer, PolicyAuthorizer, deny, open_to_all
-from serving.admission import AdmissionInterceptor, WorkerPool
+from serving.admission import WorkerPool
 from serving.audit import AuditLog
-from serving.calls import SERVICES, add_services
-from serving.config import MetricsPort, ServerConfig, demo_config
+from serving.calls import SERVICES, method_handlers
+from serving.config import MetricsPort, ServerConfig, TlsFiles, demo_config
+from serving.front import Dispatcher, Front, Limits, MethodTable, handlers_of
 from serving.gate import Gate, Identify, anonymous
 from serving.index import single_threaded
 from serving.limits import MAX_MESSAGE_BYTES
 from serving.metrics import Metrics, MetricsInterceptor
 from serving.state import Published
-from serving.tls import Tls, server_credentials
+from serving.tls import Tls, server_contexts
 from serving.tokens import Certificates, Tokens, read_rules
 from serving.watch import InForce
 
@@ -40,9 +38,7 @@ __all__ = ["RunningServer", "project_authorizer", "start_server"]
 
 _LOG: Final = logging.getLogger("hedgerow.serving")
 _LAST_PORT: Final = 65_535
-_MOST_CALLS: Final = 8_192
-"""Calls at one time, waiting and refused ones included; beyond, gRPC itself refuses with RESOURCE_EXHAUSTED."""
-_MAX_METADATA_BYTES: Final = 16 * 1024
+_BACKLOG: Final = 1_024
 
 
 class RunningServer:
@@ -56,7 +52,7 @@ class RunningServer:
     def __init__(
         self,
         address: str,
-        server: grpc.Server,
+        front: Front,
         in_force: InForce,
         checks: health.HealthServicer,
         metrics: Metrics,
@@ -65,7 +61,7 @@ class RunningServer:
     ) -> None:
         self.address = address
         self.metrics = metrics
-        self._server = server
+        self._front = front
         self._in_force = in_force
         self._health = checks
         self._drain_seconds = drain_seconds
@@ -108,7 +104,7 @@ class RunningServer:
             grace_seconds: None: as configured.
         """
         self._health.enter_graceful_shutdown()
-        self._server.stop(self._drain_seconds if grace_seconds is None else grace_seconds).wait()
+        self._front.stop(self._drain_seconds if grace_seconds is None else grace_seconds)
         self._closing.close()
 
 
@@ -139,36 +135,39 @@ def start_server(
     config = demo_config(settings) if config is None else config
     host = config.listen.host if host is None else host
     port = config.listen.port if port is None else port
-    address = _join(host, port) if shared_port else _free_address(host, port)
     with ExitStack() as closing:
+        contexts = None if config.tls is None else _contexts(config.tls)
+        listening = closing.enter_context(_listen(host, port, shared_port=shared_port))
         metrics = Metrics()
         pool = WorkerPool(config.listen.threads, config.limits.queue_seconds, single_threaded)
-        closing.callback(pool.shutdown, wait=False)
+        closing.callback(pool.close)
         checks = health.HealthServicer(experimental_non_blocking=True)
         in_force = InForce(settings, _looked(metrics, pool, checks))
         closing.callback(in_force.close)
         gate = Gate(_identify(config), authorizer or project_authorizer(settings, config), _audit(config, closing))
-        server = grpc.server(
+        methods = MethodTable(_interceptors(config, metrics, closing))
+        for service, handlers in method_handlers(in_force.current, gate, concurrent_streams=_streams(config)).items():
+            methods.add(service, handlers)
+        for service, handlers in _control(checks).items():
+            methods.add(service, handlers, control=True)
+        dispatcher = Dispatcher(
+            methods,
+            Limits(message_bytes=MAX_MESSAGE_BYTES),
             pool,
-            interceptors=_interceptors(config, metrics, pool, closing),
-            options=(
-                ("grpc.so_reuseport", int(shared_port)),
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
-                ("grpc.absolute_max_metadata_size", 2 * _MAX_METADATA_BYTES),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-            ),
-            maximum_concurrent_rpcs=_MOST_CALLS,
+            config.limits.queue_seconds,
+            lambda method: metrics.refused.labels(method).inc(),
         )
-        add_services(server, in_force.current, gate, concurrent_streams=_streams(config), overdue=lambda: pool.overdue)
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        bound = _bind(server, address, config)
-        server.start()
+        front = Front(dispatcher, listening, contexts)
+        front.start()
         _looked(metrics, pool, checks)(in_force.current())
         return RunningServer(
-            _join(host, bound), server, in_force, checks, metrics, config.limits.drain_seconds, closing.pop_all()
+            _join(host, int(listening.getsockname()[1])),
+            front,
+            in_force,
+            checks,
+            metrics,
+            config.limits.drain_seconds,
+            closing.pop_all(),
         )
 
 
@@ -243,47 +242,56 @@ def _audit(config: ServerConfig, closing: ExitStack) -> AuditLog | None:
     return audit
 
 
-def _interceptors(
-    config: ServerConfig, metrics: Metrics, pool: WorkerPool, closing: ExitStack
-) -> list[grpc.ServerInterceptor[Any, Any]]:
-    admission = AdmissionInterceptor(pool, lambda method: metrics.refused.labels(method.removeprefix("/")).inc())
-    closing.callback(admission.close)
+def _interceptors(config: ServerConfig, metrics: Metrics, closing: ExitStack) -> list[grpc.ServerInterceptor[Any, Any]]:
     if config.traces is None:
-        return [admission, MetricsInterceptor(metrics)]
+        return [MetricsInterceptor(metrics)]
     from serving.traces import start_traces
 
     traces, close = start_traces(config.traces.endpoint, config.traces.sample)
     closing.callback(close)
-    return [admission, traces, MetricsInterceptor(metrics)]
+    return [traces, MetricsInterceptor(metrics)]
 
 
-def _bind(server: grpc.Server, address: str, config: ServerConfig) -> int:
-    try:
-        if config.tls is None:
-            return server.add_insecure_port(address)
-        tls = Tls(certificate=config.tls.certificate, key=config.tls.key, client_ca=config.tls.client_ca)
-        return server.add_secure_port(address, server_credentials(tls))
-    except RuntimeError:
-        raise PortBusy(address) from None
+def _control(checks: health.HealthServicer) -> dict[str, Any]:
+    """Health and reflection."""
+    about = reflection.ReflectionServicer((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME))
+    return {
+        **handlers_of(health_pb2_grpc.add_HealthServicer_to_server, checks),
+        **handlers_of(reflection_pb2_grpc.add_ServerReflectionServicer_to_server, about),
+    }
 
 
-def _free_address(host: str, port: int) -> str:
-    """`host:port` after a trial that tells a busy port from a host that is not this machine's."""
+def _contexts(files: TlsFiles) -> Callable[[], ssl.SSLContext]:
+    return server_contexts(Tls(certificate=files.certificate, key=files.key, client_ca=files.client_ca))
+
+
+def _listen(host: str, port: int, *, shared_port: bool) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        PortBusy: the address is in use.
+        ConfigError: it is not one of this machine's.
+    """
     address = _join(host, port)
     if not 0 <= port <= _LAST_PORT:
         raise ConfigError(f"cannot listen on {address}: allowed ports: 0 to {_LAST_PORT}")
     try:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with socket.socket(family, socket.SOCK_STREAM) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(target)
+        with ExitStack() as undone:
+            listening = undone.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if shared_port:
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listening.bind(target)
+            listening.listen(_BACKLOG)
+            undone.pop_all()
+            return listening
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortBusy(address) from None
         raise ConfigError(
             f"cannot listen on {address}: {error.strerror}; choose --host and --port of this machine"
         ) from None
-    return address
 
 
 def _join(host: str, port: int) -> str:

@@ -7,15 +7,15 @@ does not parse is refused with a line in the log, and the last good one stays.
 from __future__ import annotations
 
 import logging
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import grpc
-
 from governance.errors import ConfigError
 
-__all__ = ["Tls", "server_credentials"]
+__all__ = ["Tls", "server_contexts"]
 
 _LOG: Final = logging.getLogger("hedgerow.serving")
 _Identity = tuple[tuple[int, int, int], ...]
@@ -36,39 +36,34 @@ class Tls:
     client_ca: Path | None = None
 
 
-def server_credentials(tls: Tls) -> grpc.ServerCredentials:
-    """Credentials for a port, that follow the files.
+def server_contexts(tls: Tls) -> Callable[[], ssl.SSLContext]:
+    """What gives the context for the next connection, following the files.
 
     Raises:
         ConfigError: the files cannot be read, or certificate and key do not belong together.
     """
-    files = _Files(tls)
-    return grpc.dynamic_ssl_server_credentials(
-        files.first,
-        files.changed,  # type: ignore[arg-type]  # None: as it was
-        require_client_authentication=tls.client_ca is not None,
-    )
+    return _Files(tls).current
 
 
 class _Files:
     def __init__(self, tls: Tls) -> None:
         self._tls = tls
         self._seen = self._identity()
-        self.first = self._read()
+        self._context = self._read()
 
-    def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What the files say now, if they have changed; None otherwise."""
+    def current(self) -> ssl.SSLContext:
+        """What the files say now, or last said when they could be used."""
         try:
             found = self._identity()
             if found == self._seen:
-                return None
+                return self._context
             self._seen = found
-            fresh = self._read()
+            self._context = self._read()
         except ConfigError as error:
             _LOG.warning("the last good certificate stays: %s", error)
-            return None
-        _LOG.info("certificate read again: %s", self._tls.certificate)
-        return fresh
+        else:
+            _LOG.info("certificate read again: %s", self._tls.certificate)
+        return self._context
 
     def _paths(self) -> tuple[Path, ...]:
         return tuple(path for path in (self._tls.certificate, self._tls.key, self._tls.client_ca) if path)
@@ -80,20 +75,33 @@ class _Files:
             raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}); correct [tls]") from None
         return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in found)
 
-    def _read(self) -> grpc.ServerCertificateConfiguration:
+    def _read(self) -> ssl.SSLContext:
         from cryptography import x509
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+        tls = self._tls
         try:
             certificate, key, *ca = (path.read_bytes() for path in self._paths())
             chain = x509.load_pem_x509_certificates(certificate)
             for one in ca:
                 x509.load_pem_x509_certificates(one)
-            matches = load_pem_private_key(key, None).public_key() == chain[0].public_key()
+            if load_pem_private_key(key, None).public_key() != chain[0].public_key():
+                raise ConfigError(f"{tls.certificate}: the key {tls.key} is of another certificate")
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.set_alpn_protocols(["h2"])
+            context.load_cert_chain(tls.certificate, tls.key, password=_no_password)
+            if tls.client_ca is not None:
+                context.load_verify_locations(cadata=ca[0].decode("ascii"))
+                context.verify_mode = ssl.CERT_REQUIRED
+        except ssl.SSLError:
+            raise ConfigError(f"{tls.certificate}: certificate, key or CA cannot be used; correct [tls]") from None
         except OSError as error:
             raise ConfigError(f"{error.filename}: cannot be read ({error.strerror}); correct [tls]") from None
         except (ValueError, TypeError):
-            raise ConfigError(f"{self._tls.certificate}: certificate, key or CA is not PEM; correct [tls]") from None
-        if not matches:
-            raise ConfigError(f"{self._tls.certificate}: the key {self._tls.key} is of another certificate")
-        return grpc.ssl_server_certificate_configuration([(key, certificate)], ca[0] if ca else None)
+            raise ConfigError(f"{tls.certificate}: certificate, key or CA is not PEM; correct [tls]") from None
+        return context
+
+
+def _no_password() -> str:
+    raise ValueError("an encrypted key")

@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from governance.errors import ConfigError, NotPublished, NotServed, PortBusy, Re
 from governance.files import write_atomic
 from governance.ledger import Ledger
 from governance.settings import Serving, Settings
-from serving.calls import SERVICES, add_services
+from serving.calls import SERVICES, method_handlers
 from serving.client import Client
 from serving.gate import Gate
 from serving.index import VectorSpace, write_space
@@ -32,6 +31,7 @@ from serving.server import RunningServer, start_server
 from serving.spaces import build_spaces
 from serving.state import Published
 from serving.v1 import snapshots_pb2, snapshots_pb2_grpc
+from tests.support.fronts import front_server
 from tests.support.releases import make_project, make_vector_release
 
 ROWS, DIMENSION = 300, 16
@@ -148,11 +148,8 @@ def test_text_ids_are_served_too(tmp_path: Path) -> None:
     )
     spaces = {"animals": VectorSpace(tmp_path)}
     state = Published(sequence=1, views={}, services={}, spaces=spaces, catalogue=None, reader=None)
-    raw = grpc.server(ThreadPoolExecutor(2))
-    add_services(raw, lambda: state, Gate(), concurrent_streams=1)
-    port = raw.add_insecure_port("127.0.0.1:0")
-    raw.start()
-    with Client(f"127.0.0.1:{port}") as connected:
+    handlers = method_handlers(lambda: state, Gate(), concurrent_streams=1)
+    with front_server(handlers) as address, Client(address) as connected:
         near = connected.search("animals", ids=["cat", "cow"], k=2, exclude=["dog"])
         assert near.ids.tolist() == [["żółw", ""], ["", ""]]
         assert near.counts.tolist() == [1, 0]
@@ -161,7 +158,6 @@ def test_text_ids_are_served_too(tmp_path: Path) -> None:
             connected.get_embeddings("animals", [1])
         with pytest.raises(NotServed, match="no catalogue is published"):
             connected.catalogue_info()
-    raw.stop(None).wait()
 
 
 def test_the_catalogue_is_the_signed_file(client: Client, settings: Settings) -> None:
@@ -299,7 +295,7 @@ def test_downloads_leave_threads_for_others(tmp_path: Path) -> None:
     """With two threads one download may run; its slow reader keeps neither lookups nor health from answering."""
     settings = replace(make_project(tmp_path), serving=Serving(port=0, threads=2))
     with Ledger(settings.ledger_path) as ledger:
-        make_vector_release(settings, ledger, ids=range(40_000), vectors=np.ones((40_000, 128)))
+        make_vector_release(settings, ledger, ids=range(100_000), vectors=np.ones((100_000, 128)))
     publish_vectors(settings, sequence=1)
     with start_server(settings) as running, Client(running.address) as connected:
         with grpc.insecure_channel(running.address) as channel:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from serving.logs import JsonLines
 from serving.traces import start_traces
 from serving.v1 import features_pb2, values_pb2
 from serving.wire import delimited, header, run, texts_field, uint, varint
+from tests.support.fronts import front_server, grpcio_server
 
 
 def access(caller: Caller = ANONYMOUS, purpose: str = "ranking") -> Access:
@@ -77,34 +80,52 @@ class TestWire:
 
 class TestQueue:
     def test_the_bound_follows_the_speed(self) -> None:
-        with WorkerPool(1, queue_seconds=0.05) as pool:
+        with closing(WorkerPool(1, queue_seconds=0.05)) as pool:
             assert pool.most_waiting == 64
-            done = [pool.submit(time.sleep, 0.01) for _ in range(60)]
-            for one in done:
-                one.result()
+            done = threading.Semaphore(0)
+
+            def work() -> None:
+                time.sleep(0.01)
+                done.release()
+
+            for _ in range(60):
+                pool.submit(work)
+            for _ in range(60):
+                done.acquire()
             assert 2 <= pool.most_waiting < 20  # 100 calls a second, for 50 ms
 
     def test_what_waited_too_long_knows_it(self) -> None:
-        with WorkerPool(1, queue_seconds=0.01) as pool:
-            hold = threading.Event()
+        with closing(WorkerPool(1, queue_seconds=0.01)) as pool:
+            hold, told = threading.Event(), queue.SimpleQueue[bool]()
             pool.submit(hold.wait)
-            late = pool.submit(lambda: pool.overdue)
+            pool.submit(lambda: told.put(pool.overdue))
             time.sleep(0.1)
             assert not pool.overdue  # this thread is none of the pool's
             hold.set()
-            assert late.result() is True
-            assert pool.submit(lambda: pool.overdue).result() is False
+            assert told.get(timeout=10) is True
+            pool.submit(lambda: told.put(pool.overdue))
+            assert told.get(timeout=10) is False
 
     def test_it_is_full_when_enough_wait(self) -> None:
-        with WorkerPool(1, queue_seconds=0.25) as pool:
-            hold = threading.Event()
-            waiting = [pool.submit(hold.wait) for _ in range(80)]
+        with closing(WorkerPool(1, queue_seconds=0.25)) as pool:
+            hold, last = threading.Event(), threading.Event()
+            for _ in range(80):
+                pool.submit(hold.wait)
             assert pool.full
             assert 0.05 <= pool.retry_seconds <= 5
+            pool.submit(last.set)
             hold.set()
-            for one in waiting:
-                one.result()
+            assert last.wait(10)
             assert not pool.full
+
+    def test_a_fault_costs_no_thread_and_shows_no_value(self, caplog: pytest.LogCaptureFixture) -> None:
+        with closing(WorkerPool(1, queue_seconds=1)) as pool:
+            done = threading.Event()
+            pool.submit(int, "secret-id")
+            pool.submit(done.set)
+            assert done.wait(10)
+        assert "ValueError on a serving thread" in caplog.text
+        assert "secret-id" not in caplog.text
 
 
 class TestDeadline:
@@ -131,21 +152,20 @@ class TestDeadline:
             self.told = code, text
             raise TestDeadline.Aborted
 
-    @pytest.mark.parametrize(("remaining", "overdue"), [(0.0, False), (-1.0, False), (5.0, True)])
-    def test_no_work_is_begun_for_a_call_that_comes_too_late(self, remaining: float, overdue: bool) -> None:
+    @pytest.mark.parametrize("remaining", [0.0, -1.0])
+    def test_no_work_is_begun_for_a_call_that_comes_too_late(self, remaining: float) -> None:
         worked: list[Any] = []
         method = _Method(request=features_pb2.GetFeaturesRequest, answer=lambda *what: worked.append(what) or b"")
-        handler = _unary("S/M", method, lambda: None, Gate(), lambda: overdue)  # type: ignore[arg-type, return-value]
+        handler = _unary("S/M", method, lambda: None, Gate())  # type: ignore[arg-type, return-value]
+        request = handler.request_deserializer(b"")
         context = self.Context(remaining)
         with pytest.raises(self.Aborted):
-            handler.unary_unary(b"", context)
+            handler.unary_unary(request, context)
         assert not worked
         assert context.told is not None
-        wanted = grpc.StatusCode.RESOURCE_EXHAUSTED if overdue else grpc.StatusCode.DEADLINE_EXCEEDED
-        assert context.told[0] is wanted
+        assert context.told[0] is grpc.StatusCode.DEADLINE_EXCEEDED
         for in_time in (None, 5.0):
-            call = _unary("S/M", method, lambda: None, Gate(), lambda: False)  # type: ignore[arg-type, return-value]
-            assert call.unary_unary(b"", self.Context(in_time)) == b""
+            assert handler.unary_unary(request, self.Context(in_time)) == b""
         assert len(worked) == 2
 
 
@@ -193,28 +213,16 @@ def test_traces_reach_a_collector() -> None:
         taken.append(trace_service_pb2.ExportTraceServiceRequest.FromString(data))
         return b""
 
-    def handlers(service: str, method: str, behavior: Any) -> Any:
-        return grpc.method_handlers_generic_handler(service, {method: grpc.unary_unary_rpc_method_handler(behavior)})
-
-    collector, served = grpc.server(ThreadPoolExecutor(2)), None
-    collector.add_generic_rpc_handlers(
-        (handlers("opentelemetry.proto.collector.trace.v1.TraceService", "Export", export),)
-    )
-    port = collector.add_insecure_port("127.0.0.1:0")
-    collector.start()
-    interceptor, close = start_traces(f"http://127.0.0.1:{port}", 1.0)
-    try:
-        served = grpc.server(ThreadPoolExecutor(2), interceptors=[interceptor])
-        served.add_generic_rpc_handlers((handlers("a.Service", "Call", lambda data, _context: data),))
-        own = served.add_insecure_port("127.0.0.1:0")
-        served.start()
-        with grpc.insecure_channel(f"127.0.0.1:{own}") as channel:
-            assert channel.unary_unary("/a.Service/Call")(b"secret-id", timeout=10) == b"secret-id"
-    finally:
-        if served is not None:
-            served.stop(1).wait()
-        close()
-        collector.stop(1).wait()
+    unary = grpc.unary_unary_rpc_method_handler
+    collector = {"opentelemetry.proto.collector.trace.v1.TraceService": {"Export": unary(export)}}
+    with grpcio_server(collector) as to:
+        interceptor, close = start_traces(f"http://{to}", 1.0)
+        own = {"a.Service": {"Call": unary(lambda data, _context: data)}}
+        try:
+            with front_server(own, interceptors=[interceptor]) as address, grpc.insecure_channel(address) as channel:
+                assert channel.unary_unary("/a.Service/Call")(b"secret-id", timeout=10) == b"secret-id"
+        finally:
+            close()
     spans = [
         span
         for message in taken

@@ -1,0 +1,269 @@
+"""From whole requests to handlers and back: what is answered on the event loop, what by threads, what not at all.
+
+A call whose method says that it is quick (`Method.quick`) is answered where it was read: the way to a thread and back
+costs more than looking a hundred rows up in mapped memory. Others, which wait for a store or compute for long, go to
+the pool. Both have a queue before them whose bound is a time (`serving.admission`). Reading goes before answering, so
+that queues are seen as they are and refusals are not late; answers of one turn are written together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from typing import Any, Final
+
+import grpc
+
+from serving.admission import QueueSpeed, WorkerPool, refusal
+from serving.front.call import Aborted, Call, Closed
+from serving.front.connection import Connection, Limits
+from serving.front.headers import Head
+from serving.front.methods import Method, MethodTable
+
+__all__ = ["Dispatcher"]
+
+_TURN_SECONDS: Final = 0.001
+_AHEAD_BYTES: Final = 1 << 20
+"""So far a stream runs ahead of its reader."""
+_FAILED: Final = "the server failed at this request"
+
+
+class Dispatcher:
+    """What connections ask of their server (`connection.Site`).
+
+    Args:
+        methods: what is served.
+        limits: of connections.
+        pool: the threads.
+        queue_seconds: how long a call may wait.
+        refused: told the method of each call that was refused for want of time.
+    """
+
+    def __init__(
+        self,
+        methods: MethodTable,
+        limits: Limits,
+        pool: WorkerPool,
+        queue_seconds: float,
+        refused: Callable[[str], None],
+    ) -> None:
+        self.methods: Mapping[str, Method] = methods
+        self.limits = limits
+        self.unfinished = 0
+        self.connections: dict[Connection, None] = {}
+        self.emptied: Callable[[], object] = lambda: None
+        self.loop: Any = None
+        self._pool = pool
+        self._most_waited = 2 * queue_seconds
+        self._speed = QueueSpeed(queue_seconds)
+        self._refused = refused
+        self._ready: deque[tuple[Call, bytes, int]] = deque()
+        self._turn_comes = False
+        self._posted: deque[tuple[Callable[..., None], Any]] = deque()
+        self._woken = False
+
+    # --- asked by connections, on the event loop ----------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        """A connection begins."""
+        self.connections[connection] = None
+
+    def closed(self, connection: Connection) -> None:
+        """A connection is over."""
+        self.connections.pop(connection, None)
+        if not self.connections:
+            self.emptied()
+
+    def refuses(self, head: Head) -> bool:
+        """Whether a call must be refused because there is too much to do."""
+        method = head.method
+        assert method is not None, "calls without a method are refused before"
+        if method.control:
+            return False
+        full = len(self._ready) >= self._speed.most_waiting or (method.quick is None and self._pool.full)
+        if full:
+            self._refused(method.name)
+        return full
+
+    def refusal(self) -> tuple[str, Any]:
+        """Message and trailing metadata of such a refusal."""
+        return refusal(max(self._pool.retry_seconds, self._speed.retry_seconds(len(self._ready))))
+
+    def arrived(self, call: Call, message: bytes) -> None:
+        """A request is whole."""
+        method = _method(call)
+        if method.control:
+            self._control(call, method, message)
+            return
+        self._ready.append((call, message, len(self._ready)))
+        self._come_again()
+
+    def message(self, call: Call, message: bytes) -> None:
+        """A message of a stream of requests is whole; it is answered on its own."""
+        method = _method(call)
+        if (request := self._parsed(call, method, message)) is _NOTHING:
+            return
+        try:
+            for answer in method.behavior(iter((request,)), call):
+                call.connection.part(call, _written(method, answer))
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a status
+            self._failed(call, error)
+
+    def post(self, function: Callable[..., None], *args: Any) -> None:
+        """Calls a connection's function on the event loop, soon; from any thread."""
+        self._posted.append((function, args))
+        if not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop has ended
+                self.loop.call_soon_threadsafe(self._do_posted)
+
+    # --- on the event loop --------------------------------------------------------------------------------------
+
+    def _do_posted(self) -> None:
+        self._woken = False
+        posted = self._posted
+        touched: dict[Connection, None] = {}
+        for _ in range(len(posted)):
+            function, args = posted.popleft()
+            function(*args)
+            touched[args[0].connection] = None
+        for connection in touched:
+            connection.flush()
+        if posted and not self._woken:
+            self._woken = True
+            self.loop.call_soon(self._do_posted)
+
+    def _come_again(self) -> None:
+        if not self._turn_comes:
+            self._turn_comes = True
+            self.loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Answers what is quick for about a millisecond, then lets the loop read."""
+        self._turn_comes = False
+        ready = self._ready
+        touched: dict[Connection, None] = {}
+        until = time.monotonic() + _TURN_SECONDS
+        while ready:
+            call, message, ahead = ready.popleft()
+            if call.is_active():
+                now = self._begin(call, message, ahead)
+                touched[call.connection] = None
+                if now >= until:
+                    break
+        for connection in touched:
+            connection.flush()
+        if ready:
+            self._come_again()
+
+    def _begin(self, call: Call, message: bytes, ahead: int) -> float:
+        """Answers a call, or hands it to a thread; gives the time when it began."""
+        now = time.monotonic()
+        waited = now - call.since
+        self._speed.note(ahead, waited)
+        method = _method(call)
+        if waited > self._most_waited:
+            self._refuse(call)
+        elif (request := self._parsed(call, method, message)) is not _NOTHING:
+            if method.quick is not None and method.quick(request):
+                answer = self._run(call, method, request)
+                if answer is not None:
+                    call.connection.answer(call, answer)
+            elif self._pool.full:
+                self._refuse(call)
+            elif method.answers:
+                call.makes_room()
+                self._pool.submit(self._stream, call, method, request)
+            else:
+                self._pool.submit(self._run_aside, call, method, request)
+        return now
+
+    def _refuse(self, call: Call) -> None:
+        self._refused(_method(call).name)
+        call.connection.end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, *self.refusal())
+
+    def _control(self, call: Call, method: Method, message: bytes) -> None:
+        if (request := self._parsed(call, method, message)) is _NOTHING:
+            return
+        if not method.watches:
+            answer = self._run(call, method, request)
+            if answer is not None:
+                call.connection.answer(call, answer)
+            return
+
+        def send(answer: Any) -> None:
+            if answer is None:
+                self.post(call.connection.end, call, grpc.StatusCode.OK, "", ())
+            else:
+                self.post(call.connection.part, call, _written(method, answer))
+
+        try:
+            method.behavior(request, call, send)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(call, error)
+
+    def _parsed(self, call: Call, method: Method, message: bytes) -> Any:
+        if method.parse is None:
+            return message
+        try:
+            return method.parse(message)
+        except Exception:  # noqa: BLE001 - whatever a parser raises, the message is not one
+            call.connection.end(call, grpc.StatusCode.INVALID_ARGUMENT, "the message cannot be read", ())
+            return _NOTHING
+
+    # --- on the loop or on a thread -----------------------------------------------------------------------------
+
+    def _run(self, call: Call, method: Method, request: Any) -> bytes | None:
+        """The answer's bytes; None where the call ended with another status, which is sent already."""
+        try:
+            answer = method.behavior(request, call)
+            if call.code() in (None, grpc.StatusCode.OK):
+                return _written(method, answer)
+            raise Aborted
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(call, error)
+            return None
+
+    def _failed(self, call: Call, error: Exception) -> None:
+        connection = call.connection
+        if isinstance(error, Aborted):
+            self.post(connection.end, call, call.code() or grpc.StatusCode.UNKNOWN, call.details(), call.trailing)
+        else:
+            self.post(connection.end, call, grpc.StatusCode.UNKNOWN, _FAILED, ())
+
+    # --- on a thread --------------------------------------------------------------------------------------------
+
+    def _run_aside(self, call: Call, method: Method, request: Any) -> None:
+        if not call.is_active():
+            return
+        if self._pool.overdue:
+            self.post(self._refuse, call)
+        elif (answer := self._run(call, method, request)) is not None:
+            self.post(call.connection.answer, call, answer)
+
+    def _stream(self, call: Call, method: Method, request: Any) -> None:
+        try:
+            with closing(method.behavior(request, call)) as answers:
+                for answer in answers:
+                    call.send(_written(method, answer), _AHEAD_BYTES)
+        except Closed:
+            return
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(call, error)
+        else:
+            self.post(call.connection.end, call, grpc.StatusCode.OK, "", call.trailing)
+
+
+_NOTHING: Final = object()
+
+
+def _method(call: Call) -> Method:
+    method = call.head.method
+    assert method is not None, "calls without a method are refused before"
+    return method
+
+
+def _written(method: Method, answer: Any) -> bytes:
+    return answer if method.write is None else method.write(answer)
