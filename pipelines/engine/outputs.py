@@ -117,18 +117,23 @@ class Released:
     def _quantile(self, output: Output, measure: Measure, leaves: Floats) -> tuple[Floats, Floats]:
         interval = measure.interval
         assert interval is not None
-        cumulative = _monotone(np.cumsum(leaves, axis=1))
+        cumulative, p = _monotone(np.cumsum(leaves, axis=1)), output.probability
         total = cumulative[:, -1]
-        # A rank's noise adds up from at most 15 nodes of each level.
-        stddev = self.stddevs[measure.name] * measure.grid_step * np.sqrt(len(measure.levels) * (TREE_FANOUT - 1) / 2)
-        slack = TWO_SIDED_95 * stddev / np.maximum(total, 1.0)
-        low, value, high = (
-            _read_off(cumulative, np.clip(p, 0.0, 1.0) * total, interval.lower, interval.upper)
-            for p in (output.probability - slack, np.full(len(total), output.probability), output.probability + slack)
-        )
+
+        def at(probability: float | Floats) -> Floats:
+            targets = np.clip(probability, 0.0, 1.0) * total
+            return _read_off(cumulative, targets, interval.lower, interval.upper)
+
+        value = at(p)
+        # Of the sixteen widest nodes, those before the quantile count 1 - p in its rank and the others -p; of each
+        # lower level at most 15 nodes are added, half of them on average.
+        before = (value - interval.lower) / (interval.upper - interval.lower) * TREE_FANOUT
+        drawn = before * (1 - p) ** 2 + (TREE_FANOUT - before) * p**2
+        drawn += (len(measure.levels) - 1) * (TREE_FANOUT - 1) / 2
+        slack = TWO_SIDED_95 * self.stddevs[measure.name] * measure.grid_step * np.sqrt(drawn) / np.maximum(total, 1.0)
         # Where noise may outweigh all rows on one side, the quantile may lie anywhere there.
-        low = np.where(output.probability > slack, low, interval.lower)
-        high = np.where(output.probability + slack < 1, high, interval.upper)
+        low = np.where(p > slack, at(p - slack), interval.lower)
+        high = np.where(p + slack < 1, at(p + slack), interval.upper)
         return value, np.maximum(value - low, high - value)
 
 

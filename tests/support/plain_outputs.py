@@ -85,11 +85,12 @@ def _quantile(output: Output, calibration: Calibration, leaves: Sequence[float])
     # No rank may fall: half-way between the largest so far and the smallest to come, between nobody and everybody.
     rising = [min(max((max(ranks[: i + 1]) + min(ranks[i:])) / 2, 0.0), total) for i in range(len(ranks))]
     rising[-1] = total
-    # A rank is the sum of at most 15 nodes of each level, 7.5 on average.
-    stddev = mechanism.noise_stddev * math.sqrt(7.5 * len(mechanism.measure.levels))
-    slack = _Z * stddev / max(total, 1.0)
     p = output.probability
     value = _where(rising, p * total, interval.lower, interval.upper)
+    # A sixteenth of the range weighs 1 - p before the quantile and -p beyond it; and 7.5 nodes of each lower level.
+    before = 16 * (value - interval.lower) / (interval.upper - interval.lower)
+    drawn = (1 - p) ** 2 * before + p**2 * (16 - before) + 7.5 * (len(mechanism.measure.levels) - 1)
+    slack = _Z * mechanism.noise_stddev * math.sqrt(drawn) / max(total, 1.0)
     low = _where(rising, (p - slack) * total, interval.lower, interval.upper) if p > slack else interval.lower
     high = _where(rising, (p + slack) * total, interval.lower, interval.upper) if p + slack < 1 else interval.upper
     return value, max(value - low, high - value)
