@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,28 @@ from numpy.typing import NDArray
 from featurestore.column_types import row_field
 from featurestore.freshness import microseconds
 from featurestore.publication import PublishedView
-from featurestore.rows import FeatureColumns, Kind, RowField, Rows, RowSchema, Texts, release_code, unpack
+from featurestore.rows import (
+    FeatureColumns,
+    Kind,
+    RowField,
+    Rows,
+    RowSchema,
+    RunReader,
+    Runs,
+    Texts,
+    release_code,
+    unpack,
+)
 from featurestore.rows.answers import release_indexes
 from featurestore.rows.codec import row_tags
+from featurestore.rows.schema import HEADER, ROW_VERSION
 from governance.errors import PublicationCorrupt, RequestInvalid
+
+_VERSION: Final = ROW_VERSION.to_bytes(4, "little")
 
 Values = dict[str, NDArray[Any] | Texts]
 
-__all__ = ["by_schema", "feature_columns", "wanted_fields"]
+__all__ = ["RowRuns", "by_schema", "feature_columns", "wanted_fields"]
 
 
 def wanted_fields(view: PublishedView, features: Sequence[str]) -> tuple[RowField, ...]:
@@ -36,6 +50,68 @@ def wanted_fields(view: PublishedView, features: Sequence[str]) -> tuple[RowFiel
     if unknown := [name for name in features if name not in fields]:
         raise RequestInvalid(f"{view.name}: no feature {', '.join(unknown)}; it has: {', '.join(fields)}")
     return tuple(row_field(name, fields[name].type) for name in dict.fromkeys(features))
+
+
+class RowRuns:
+    """Reads packed rows of one view as runs, where they are as they mostly are: all there, of one schema and release.
+
+    Safe to use from many threads.
+
+    Args:
+        view: the view, of one publication.
+        features: names of its features.
+
+    Raises:
+        RequestInvalid: the view has no such feature.
+    """
+
+    __slots__ = ("_fields", "_readers", "_releases", "view")
+
+    def __init__(self, view: PublishedView, features: Sequence[str]) -> None:
+        self.view = view
+        self._fields = wanted_fields(view, features)
+        ids = [release.release_id for release in view.releases]
+        self._releases = {release_code(release).to_bytes(8, "little"): release for release in ids}
+        self._readers: dict[int, tuple[int, RunReader] | None] = {}
+
+    def read(
+        self, rows: Sequence[bytes | None], schema_of: Callable[[int], RowSchema], earliest: int | None
+    ) -> Runs | None:
+        """The answer that n packed rows give; None where `feature_columns` must find it.
+
+        Args:
+            rows: n packed rows, None where there is none.
+            schema_of: gives the schema of a tag.
+            earliest: rows of an earlier event time, in microseconds, are too old.
+        """
+        count, sizes = len(rows), set()
+        try:
+            sizes = set(map(len, rows))  # type: ignore[arg-type]  # None has no length, which is what is asked here
+        except TypeError:
+            return None
+        if len(sizes) != 1 or (width := sizes.pop()) < HEADER.itemsize:
+            return None
+        data = b"".join(rows)  # type: ignore[arg-type]
+        known = self._reader(int.from_bytes(data[:4], "little"), schema_of)
+        if known is None or known[0] != width:
+            return None
+        head = np.frombuffer(data, np.uint8).reshape(count, width)
+        release = self._releases.get(data[16:24])
+        alike = head[:, :8].tobytes() == data[:8] * count and head[:, 16:24].tobytes() == data[16:24] * count
+        if release is None or not alike or data[4:8] != _VERSION or known[1].any_null(head):
+            return None
+        times = known[1].event_times(head)
+        if earliest is not None and np.frombuffer(times, "<i8").min() < earliest:
+            return None
+        return Runs(release, known[1].columns(head), times)
+
+    def _reader(self, tag: int, schema_of: Callable[[int], RowSchema]) -> tuple[int, RunReader] | None:
+        """The size of rows that this schema wrote and what reads them; None where that cannot be."""
+        if tag not in self._readers:
+            schema = schema_of(tag)
+            reader = None if schema.texts else RunReader.of(schema, self._fields)
+            self._readers[tag] = None if reader is None else (schema.width, reader)
+        return self._readers[tag]
 
 
 def by_schema(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from featurestore.freshness import earliest
 from featurestore.online.keys import key_columns
-from featurestore.online.packed import feature_columns
+from featurestore.online.packed import RowRuns, feature_columns
 from featurestore.online.reader import OnlineColumns, online_columns
 from featurestore.publication import PublishedView
 from featurestore.rows import FeatureColumns, RowSchema, Runs, Texts, key_bytes
 
 __all__ = ["PackedReader", "RowSource"]
+
+_REMEMBERED: Final = 1_024
 
 
 class RowSource(Protocol):
@@ -45,10 +47,11 @@ class PackedReader:
         self._source = source
         self._project = project
         self._clock = clock
+        self._runs: dict[tuple[str, tuple[str, ...]], RowRuns] = {}
 
     def get(self, view: PublishedView, features: Sequence[str], keys: Mapping[str, Sequence[Any]]) -> FeatureColumns:
         """See `OnlineReader.get`."""
-        rows = self._source.read(f"{self._project}_{view.name}", key_bytes(key_columns(view, keys)))
+        rows = self._rows(view, keys)
         answer = feature_columns(view, features, rows, self._source.schema)
         return answer.since(earliest(view.ttl_seconds, self._clock())) if view.ttl_seconds else answer
 
@@ -56,11 +59,25 @@ class PackedReader:
         self, view: PublishedView, features: tuple[str, ...], keys: Mapping[str, Sequence[Any]]
     ) -> Runs | FeatureColumns:
         """See `OnlineReader.look_up`."""
-        return self.get(view, features, keys)
+        runs = self._runs.get((view.name, features))
+        if runs is None or runs.view is not view:  # never seen, or published anew
+            runs = RowRuns(view, features)
+            if len(self._runs) >= _REMEMBERED:
+                self._runs.clear()
+            self._runs[view.name, features] = runs
+        rows = self._rows(view, keys)
+        oldest = earliest(view.ttl_seconds, self._clock()) if view.ttl_seconds else None
+        if (found := runs.read(rows, self._source.schema, oldest)) is not None:
+            return found
+        answer = feature_columns(view, features, rows, self._source.schema)
+        return answer if oldest is None else answer.since(oldest)
 
     def read(self, view: PublishedView, features: Sequence[str], keys: Mapping[str, Sequence[Any]]) -> OnlineColumns:
         """See `OnlineReader.read`."""
         return online_columns(view, self.get(view, features, keys))
+
+    def _rows(self, view: PublishedView, keys: Mapping[str, Sequence[Any]]) -> list[bytes | None]:
+        return self._source.read(f"{self._project}_{view.name}", key_bytes(key_columns(view, keys)))
 
     def close(self) -> None:
         """Closes the source."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 from governance.errors import ConfigError, StoreUnreachable
 from governance.settings import RedisTopology, Settings
 
-__all__ = ["RedisAddress", "async_client", "client", "redis_errors", "sentinels_of"]
+__all__ = ["RedisAddress", "RedisErrors", "async_client", "client", "sentinels_of"]
 
 _LIMITS: Final = {"socket_connect_timeout": 1, "socket_timeout": 5}
 
@@ -99,7 +99,7 @@ def client(address: RedisAddress) -> Any:
     from redis.retry import Retry
 
     options = {**dict(address.options), "retry": Retry(NoBackoff(), 1)}
-    with _known_options(address), redis_errors(address):
+    with _known_options(address), RedisErrors(address):
         if address.topology is RedisTopology.CLUSTER:
             nodes = [ClusterNode(host, port) for host, port in address.nodes]  # type: ignore[no-untyped-call]
             return redis.RedisCluster(startup_nodes=nodes, **options)
@@ -142,18 +142,31 @@ def sentinels_of(connected: Any) -> list[Any]:
     return [] if manager is None else list(manager.sentinels)
 
 
-@contextmanager
-def redis_errors(address: RedisAddress) -> Iterator[None]:
-    """Turns whatever goes wrong on the way to Redis into `StoreUnreachable`."""
-    from redis.exceptions import RedisClusterException, RedisError
+class RedisErrors:
+    """Turns whatever goes wrong on the way to Redis into `StoreUnreachable`. Made once, entered by any thread.
 
-    try:
-        yield
-    except (RedisError, RedisClusterException, OSError) as error:
-        raise StoreUnreachable(
-            f"redis at {address} does not answer ({type(error).__name__}); start it, or correct "
-            "[online_store] connection_string in hedgerow.toml; the publication in force is unchanged"
-        ) from None
+    Args:
+        address: where Redis is.
+    """
+
+    __slots__ = ("_address", "_kinds")
+
+    def __init__(self, address: RedisAddress) -> None:
+        from redis.exceptions import RedisClusterException, RedisError
+
+        self._address = address
+        self._kinds = (RedisError, RedisClusterException, OSError)
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        """Raises `StoreUnreachable` for errors of Redis and its sockets."""
+        if kind is not None and issubclass(kind, self._kinds):
+            raise StoreUnreachable(
+                f"redis at {self._address} does not answer ({kind.__name__}); start it, or correct "
+                "[online_store] connection_string in hedgerow.toml; the publication in force is unchanged"
+            ) from None
 
 
 @contextmanager

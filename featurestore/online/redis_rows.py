@@ -1,17 +1,22 @@
 """Packed rows in Redis: one string per (view, entity).
 
-    h{<bucket>}<view>:<entity key>     a packed row; bucket: 2 hex digits of the key's hash, view: 12 of its name's
+    <view><entity key>                 a packed row; view: 5 bytes of its name's hash
+    {<bucket>}<view><entity key>       the same in a cluster; bucket: 1 of 128 bytes, by the entity key's hash
     h:schemas                          a hash: tag → fields of the schema
 
-Where keys hash to buckets, a cluster spreads the 256 buckets over its nodes and answers a bucket's keys in one command.
-With one server, commands are put together by numpy as they go over the wire, for all keys at once; a read is one MGET.
-Writing is a script, so that comparing event times and replacing a row are one step: a row never replaces a later one.
+Redis holds a key in one allocation with two bytes of its own: one integer's key fills 16 bytes exactly.
+
+A cluster spreads the 128 buckets over its nodes and answers a bucket's keys in one command. With one server, commands
+are put together by numpy as they go over the wire, for all keys at once; a read is one MGET, over a connection that is
+kept in hand. Writing is a script, so that comparing event times and replacing a row are one step: a row never replaces
+a later one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -19,12 +24,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.online.redis_client import RedisAddress, async_client, client, redis_errors, sentinels_of
+from featurestore.online.redis_client import RedisAddress, RedisErrors, async_client, client, sentinels_of
 from featurestore.rows import PackedRows, RowSchema, Texts, key_hashes
 from governance.errors import PublicationCorrupt
 from governance.settings import RedisTopology
 
-__all__ = ["PackedRedis", "row_keys"]
+__all__ = ["PackedRedis", "view_part"]
 
 _SCHEMAS: Final = b"h:schemas"
 _BATCH: Final = 1_000
@@ -59,17 +64,6 @@ end
 """
 
 
-def row_keys(table: str, keys: Texts) -> Texts:
-    """The Redis keys of n rows.
-
-    Args:
-        table: the view's table.
-        keys: n entity keys, see `featurestore.rows.key_bytes`.
-    """
-    buckets = key_hashes([keys]) >> np.uint64(56)
-    return Texts.joined([Texts.fixed(_PREFIXES[buckets]), Texts.repeated(_view_part(table), len(keys)), keys])
-
-
 class PackedRedis:
     """Packed rows in one Redis. Safe to use from many threads and many processes.
 
@@ -85,8 +79,12 @@ class PackedRedis:
         self._address = address
         self._cluster = address.topology is RedisTopology.CLUSTER
         self._client = client(address)
+        self._errors = RedisErrors(address)
+        self._stale = _stale_errors()
+        self._idle: list[Any] = []
+        self._process = os.getpid()
         self._schemas: dict[int, RowSchema] = {}
-        with redis_errors(address):
+        with self._errors:
             self._client.ping()
 
     def close(self) -> None:
@@ -109,31 +107,30 @@ class PackedRedis:
             lifetime_seconds: after which Redis drops them; None: it does not.
         """
         limit = b"" if lifetime_seconds is None else b"%d" % max(int(lifetime_seconds * 1000), 1)
-        with redis_errors(self._address):
+        with self._errors:
             self._keep_schema(table, schema)
-            self._scripted(_WRITE, row_keys(table, keys), limit, rows.joined())
+            self._scripted(_WRITE, self._keys(table, keys), limit, rows.joined())
 
     def read(self, table: str, keys: Texts) -> list[bytes | None]:
         """The packed rows of n keys, None where there is none."""
         if not len(keys):
             return []
-        wanted = row_keys(table, keys)
-        with redis_errors(self._address):
+        with self._errors:
             if self._cluster:
-                found: list[bytes | None] = self._client.mget_nonatomic(wanted.tolist())
+                found: list[bytes | None] = self._client.mget_nonatomic(self._keys(table, keys).tolist())
                 return found
-            if len(wanted) <= _READ_BATCH:
-                rows: list[bytes | None] = self._call([_mget(wanted)])[0]
+            if len(keys) <= _READ_BATCH:
+                rows: list[bytes | None] = self._call([_mget(table, keys)])[0]
                 return rows
-            parts = [self._call([_mget(wanted.take(batch))])[0] for batch in _batches(len(wanted), _READ_BATCH)]
+            parts = [self._call([_mget(table, keys.take(batch))])[0] for batch in _batches(len(keys), _READ_BATCH)]
             return [row for part in parts for row in part]
 
     async def read_async(self, table: str, keys: Texts, connected: Any) -> list[bytes | None]:
         """The same with an asyncio client that `connect_async` made."""
-        wanted = row_keys(table, keys).tolist()
+        wanted = self._keys(table, keys).tolist()
         if not wanted:
             return []
-        with redis_errors(self._address):
+        with self._errors:
             rows: list[bytes | None] = await (connected.mget_nonatomic if self._cluster else connected.mget)(wanted)
             return rows
 
@@ -149,19 +146,19 @@ class PackedRedis:
 
     def delete(self, table: str, keys: Texts) -> None:
         """Removes the rows of these keys; memory is freed in the background."""
-        with redis_errors(self._address):
-            self._unlink(row_keys(table, keys).tolist())
+        with self._errors:
+            self._unlink(self._keys(table, keys).tolist())
 
     def delete_before(self, table: str, event_time: int) -> None:
         """Removes rows whose event time, in microseconds, is earlier."""
         limit = event_time.to_bytes(8, "little", signed=True)
-        with redis_errors(self._address):
+        with self._errors:
             for page in self._scan(table):
                 self._scripted(_DELETE_OLDER, Texts.of(page), limit, None)
 
     def drop(self, table: str) -> None:
         """Removes a view's rows; absence is fine."""
-        with redis_errors(self._address):
+        with self._errors:
             for page in self._scan(table):
                 self._unlink(page)
 
@@ -172,7 +169,7 @@ class PackedRedis:
             PublicationCorrupt: no such schema.
         """
         if tag not in self._schemas:
-            with redis_errors(self._address):
+            with self._errors:
                 fields = self._client.hget(_SCHEMAS, str(tag))
             if fields is None:
                 raise PublicationCorrupt(
@@ -182,6 +179,14 @@ class PackedRedis:
         return self._schemas[tag]
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    def _keys(self, table: str, keys: Texts) -> Texts:
+        """The Redis keys of n rows, by their entity keys."""
+        parts = [Texts.repeated(view_part(table), len(keys)), keys]
+        if self._cluster:
+            buckets = (key_hashes([keys]) >> np.uint64(57)).astype(np.uint8) | 0x80  # none of them is a brace
+            parts.insert(0, Texts.fixed(_BUCKET[buckets]))
+        return Texts.joined(parts)
 
     def _keep_schema(self, table: str, schema: RowSchema) -> None:
         fields = json.dumps(schema.to_json()).encode()
@@ -217,33 +222,48 @@ class PackedRedis:
 
         Every command that goes this way may be repeated without harm.
         """
-        from redis.exceptions import ConnectionError as Disconnected
-        from redis.exceptions import ReadOnlyError
-        from redis.exceptions import TimeoutError as TimedOut
-
         if not commands:
             return []
         try:
             return self._once(commands)
-        except TimedOut:
-            raise
-        except (Disconnected, ReadOnlyError, OSError):  # stale, or a master that is none any more
+        except self._stale as error:
+            if isinstance(error, TimeoutError):
+                raise
+            self._let_go()  # the others are stale as well
             return self._once(commands)
 
     def _once(self, commands: Sequence[bytes]) -> list[Any]:
-        pool = self._client.connection_pool
-        connection = pool.get_connection()
+        connection = self._connection()
         try:
             connection.send_packed_command(commands)
-            return [connection.read_response(disable_decoding=True) for _ in commands]
+            answers = [connection.read_response(disable_decoding=True) for _ in commands]
         except BaseException:
             connection.disconnect()  # there may be answers that nobody read
+            self._client.connection_pool.release(connection)
             raise
-        finally:
-            pool.release(connection)
+        self._idle.append(connection)
+        return answers
+
+    def _connection(self) -> Any:
+        """One of the pool's connections that is in hand, or another one: the pool's own way to it takes far longer."""
+        if self._process != os.getpid():  # forked: these are the parent's
+            self._idle, self._process = [], os.getpid()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._client.connection_pool.get_connection()
+
+    def _let_go(self) -> None:
+        """Closes the connections that are in hand."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.disconnect()
+            self._client.connection_pool.release(connection)
 
     def _scan(self, table: str) -> Iterator[list[bytes]]:
-        pattern = b"h{??}" + _view_part(table) + b"*"
+        # Any byte may be one that means something in a pattern.
+        view = b"".join(b"\\" + bytes((byte,)) for byte in view_part(table))
+        pattern = (b"{?}" if self._cluster else b"") + view + b"*"
         page: list[bytes] = []
         for key in self._client.scan_iter(match=pattern, count=_BATCH):
             page.append(key)
@@ -265,14 +285,21 @@ class PackedRedis:
             self._client.unlink(*keys[start : start + _BATCH])
 
 
-_PREFIXES: Final[NDArray[np.uint8]] = np.frombuffer(b"".join(b"h{%02x}" % i for i in range(256)), np.uint8).reshape(
-    256, 5
-)
+def _stale_errors() -> tuple[type[Exception], ...]:
+    """What a connection ends with that is stale, or leads to a master that is none any more."""
+    from redis.exceptions import ConnectionError as Disconnected
+    from redis.exceptions import ReadOnlyError
+
+    return Disconnected, ReadOnlyError, OSError
+
+
+_BUCKET: Final[NDArray[np.uint8]] = np.frombuffer(b"".join(b"{%c}" % i for i in range(256)), np.uint8).reshape(256, 3)
 
 
 @lru_cache(maxsize=1024)
-def _view_part(table: str) -> bytes:
-    return hashlib.sha256(table.encode()).hexdigest()[:12].encode() + b":"
+def view_part(table: str) -> bytes:
+    """What the keys of a view's rows begin with."""
+    return hashlib.sha256(table.encode()).digest()[:5]
 
 
 def _batches(count: int, size: int) -> Iterator[NDArray[np.int64]]:
@@ -282,16 +309,31 @@ def _batches(count: int, size: int) -> Iterator[NDArray[np.int64]]:
 
 def _by_bucket(keys: Texts) -> Iterator[NDArray[np.int64]]:
     """Positions of keys of one bucket, at most a batch at a time."""
-    starts = keys.offsets[:-1]
-    buckets = keys.data[starts + 2].astype(np.int64) * 256 + keys.data[starts + 3]
+    buckets = keys.data[keys.offsets[:-1] + 1]
     order = np.argsort(buckets, kind="stable")
     for group in np.split(order, np.flatnonzero(np.diff(buckets[order])) + 1):
         for batch in _batches(len(group), _BATCH):
             yield group[batch]
 
 
-def _mget(keys: Texts) -> bytes:
-    return b"*%d\r\n$4\r\nMGET\r\n" % (len(keys) + 1) + _bulk(keys)
+def _mget(table: str, keys: Texts) -> bytes:
+    """The command that reads the rows of n entity keys."""
+    view, count = view_part(table), len(keys)
+    head = b"*%d\r\n$4\r\nMGET\r\n" % (count + 1)
+    if keys.width is None:
+        return head + _bulk(Texts.joined([Texts.repeated(view, count), keys]))
+    template, place = _key_argument(view, keys.width)
+    arguments = np.empty((count, len(template)), np.uint8)
+    arguments[:] = template
+    arguments[:, place] = keys.matrix()
+    return head + arguments.tobytes()
+
+
+@lru_cache(maxsize=4096)
+def _key_argument(view: bytes, width: int) -> tuple[NDArray[np.uint8], slice]:
+    """A key of so many bytes as an argument of a command, and where the entity key goes."""
+    head = b"$%d\r\n%b" % (len(view) + width, view)
+    return np.frombuffer(head + bytes(width) + b"\r\n", np.uint8), slice(len(head), len(head) + width)
 
 
 def _eval(script: bytes, keys: Texts, argument: bytes, values: Texts | None) -> bytes:

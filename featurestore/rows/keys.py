@@ -49,6 +49,7 @@ def key_hashes(columns: Sequence[KeyColumn]) -> NDArray[np.uint64]:
     return hashes
 
 
+_INTEGER: Final = np.dtype([("kind", "S1"), ("value", ">i8")])
 _U: Final = np.uint64
 _MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2: Final = np.uint64(0x94D049BB133111EB)
@@ -91,8 +92,9 @@ _POWERS: Final[NDArray[np.uint64]] = np.cumprod(np.full(256, _BASE), dtype=np.ui
 def _parts(column: KeyColumn) -> list[Texts]:
     count = len(column)
     if not isinstance(column, Texts):
-        packed = np.zeros(count, [("kind", "S1"), ("value", ">i8")])
-        packed["kind"], packed["value"] = b"i", column
+        packed = np.empty(count, _INTEGER)
+        packed["kind"] = b"i"
+        packed["value"] = column
         return [Texts.fixed(packed.view(np.uint8).reshape(count, 9))]
     heads = np.zeros(count, [("kind", "S1"), ("length", ">u4")])
     heads["kind"], heads["length"] = b"s", column.lengths

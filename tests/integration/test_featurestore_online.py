@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from featurestore.column_types import row_field
 from featurestore.online import OnlineReader, open_reader
 from featurestore.online.reader import online_columns
 from featurestore.publication import Publication, PublishedView
 from featurestore.publish import publish_views
 from featurestore.reading import PublishedReader, open_published_reader
+from featurestore.rows import FeatureColumns, Runs, Texts
 from featurestore.snapshots.published import remove_unused_snapshots
 from governance.errors import (
     ConfigError,
@@ -76,6 +78,32 @@ def release(settings: Settings, signal: str, keys: dict[str, str], **columns: An
         )
 
 
+def check_look_up(view: PublishedView, answer: FeatureColumns, found: Runs | FeatureColumns) -> None:
+    """`look_up` gives what `get` does, and as runs where nothing is missing, all is of one release and no text."""
+    types = {field.name: field.type for field in view.features}
+    fields = [row_field(name, types[name]) for name in answer.names]
+    fixed = all(field.kind.dtype is not None for field in fields)
+    whole = fixed and answer.found.any() and answer.found.all() and not answer.nulls.any()
+    one = len(set(answer.release_indexes.tolist())) == 1 and answer.release_indexes[0] >= 0
+    assert isinstance(found, Runs) == bool(whole and one)
+    again = found.as_columns(fields) if isinstance(found, Runs) else found
+    assert again.names == answer.names
+    for name, column in again.values.items():
+        wanted = answer.values[name]
+        if isinstance(column, Texts):
+            assert isinstance(wanted, Texts)
+            assert column.tolist() == wanted.tolist()
+        else:
+            assert not isinstance(wanted, Texts)
+            assert column.dtype == wanted.dtype
+            np.testing.assert_array_equal(column, wanted)
+    np.testing.assert_array_equal(again.nulls, answer.nulls)
+    np.testing.assert_array_equal(again.found, answer.found)
+    np.testing.assert_array_equal(again.event_times, answer.event_times)
+    ids = [[one.releases[i] if i >= 0 else None for i in one.release_indexes.tolist()] for one in (answer, again)]
+    assert ids[0] == ids[1]
+
+
 class ReaderConformance:
     """Everything that answers does so alike. Subclasses give a `settings` fixture."""
 
@@ -96,9 +124,15 @@ class ReaderConformance:
                 return opened[0]
 
             def get(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
-                return self._opened(view).get(view, features, keys)
+                answer = self._opened(view).get(view, features, keys)
+                check_look_up(view, answer, self.look_up(view, tuple(features), keys))
+                return answer
+
+            def look_up(self, view: PublishedView, features: tuple[str, ...], keys: Any) -> Any:
+                return self._opened(view).look_up(view, features, keys)
 
             def read(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
+                self.get(view, features, keys)
                 return self._opened(view).read(view, features, keys)
 
             def close(self) -> None:
@@ -411,13 +445,19 @@ class EachPublication:
         self._settings = settings
         self._reader: PublishedReader | None = None
 
-    def get(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
+    def _following(self, view: PublishedView) -> PublishedReader:
         publication = publication_of(self._settings, view)
         if self._reader is None:
             self._reader = open_published_reader(self._settings, publication, clock=lambda: NOW)
         else:
             self._reader = self._reader.following(self._settings, publication)
-        return self._reader.get(view, features, keys)
+        return self._reader
+
+    def get(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
+        return self._following(view).get(view, features, keys)
+
+    def look_up(self, view: PublishedView, features: tuple[str, ...], keys: Any) -> Any:
+        return self._following(view).look_up(view, features, keys)
 
     def read(self, view: PublishedView, features: Sequence[str], keys: Any) -> Any:
         return online_columns(view, self.get(view, features, keys))
