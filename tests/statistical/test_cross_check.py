@@ -2,7 +2,7 @@
 
 The truth is enumerated (tests.support.expected): the exact mean and variance, over all samples, of what the bounds
 keep. Each case is released 10,000 times, under 20 release keys, without Spark; tests/integration/test_cross_check.py
-ties that to Spark. What is told are the manifest's numbers.
+ties that to Spark. What is told are the manifest's numbers, `noise_stddev` and `half_width`.
 
 Every comparison is within 5.5 of its standard errors (a false-alarm rate of 4e-8 each, below 1e-4 over all of some
 2,000); keys are fixed, so a pass is a pass for ever. Power: a bias of a tenth of the noise lies 10 standard errors away
@@ -24,10 +24,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from governance.release import Column
 from pipelines.calibration import Mechanism
 from pipelines.definitions import Quantiles
-from pipelines.manifests import guarantee_of, released_columns
+from pipelines.manifests import guarantee_of
 from pipelines.noise import KeyedNoise
 from pipelines.plan import SignalPlan
 from pipelines.recipes import UNCERTAIN
@@ -49,7 +48,7 @@ class Checked:
 
     plan: SignalPlan
     released: Columns
-    told: dict[str, Column]
+    told: dict[str, tuple[float, float]]
     noise: dict[str, float]
     truth: dict[tuple[int, str], Moments]
 
@@ -68,14 +67,12 @@ class Checked:
 def checked(name: str) -> Checked:
     plan = CASES[name].plan()
     signal, recipe, calibration = plan.signal, plan.recipe, plan.calibration
-    spark = {"int64": "bigint", "float64": "double", "string": "string", "vector": "array<float>"}
-    types = dict.fromkeys(signal.entity.keys, "bigint") | {c.name: spark[c.type] for c in recipe.columns}
     found = expected_columns(public_rows(), signal, SPAN, recipe, calibration)
     released = Repeated(signal=signal, recipe=recipe, calibration=calibration, span=SPAN)
     return Checked(
         plan=plan,
         released=released.columns(table_rows(), RUNS, BLOCKS, name),
-        told={column.name: column for column in released_columns(plan, types)},
+        told={o.name: (calibration.stddev(o), calibration.half_width(o)) for o in recipe.outputs if o.linear},
         noise={m.name: m.noise_stddev for m in guarantee_of(plan, KeyedNoise(KEY)).measurements},
         truth={(key[1], column): moments for (key, column), moments in found.items()},
     )
@@ -93,9 +90,9 @@ def sums_of(case: Checked) -> dict[str, tuple[NDArray[np.float64], float, float]
     rounding = {"x": rows * 2.0**-15, "r": rows * 2.0**-13, "w": rows * 2.0**-11}
     sums = {}
     for name, values in case.released.items():
-        column = case.told.get(name.partition("[")[0])
-        if column is not None and column.noise_stddev is not None:
-            sums[name] = values, column.noise_stddev, rounding.get(name[0], 0.0)
+        column = name.partition("[")[0]
+        if column in case.told:
+            sums[name] = values, case.told[column][0], rounding.get(name[0], 0.0)
     count = np.maximum(case.released["n"], 1.0)
     centred = case.released["m"] - MIDDLE
     squares = (case.released["v"] + np.square(centred) - HALF_SQUARE) * count
@@ -103,7 +100,7 @@ def sums_of(case: Checked) -> dict[str, tuple[NDArray[np.float64], float, float]
     # Given back with the count's noise, which the rows' half squares carry.
     sums["v.squares"] = (
         squares + HALF_SQUARE * count,
-        math.hypot(case.noise["v.centred_squares"], HALF_SQUARE * float(case.told["n"].noise_stddev or 0)),
+        math.hypot(case.noise["v.centred_squares"], HALF_SQUARE * case.told["n"][0]),
         0.0,
     )
     return sums
@@ -193,27 +190,27 @@ def test_half_widths_hold_the_truth_in_95_of_100_releases(name: str) -> None:
     case = checked(name)
     tried, off = 0, 1.15 if case.plan.calibration.pure else 1.1  # Laplace noise has heavier tails
     for column, (values, _, rounding) in sums_of(case).items():
-        told = case.told.get(column.partition("[")[0])
-        if told is None or told.half_width is None:
+        if column.partition("[")[0] not in case.told:
             continue
+        half_width = case.told[column.partition("[")[0]][1]
         mechanism = case.mechanism(column[0])
         expected, fine = 0.95, mechanism.distribution.stddev > 20
         if column != "s" and not fine:
             noise, chances = weights(mechanism)
-            expected = float(chances[np.abs(noise) <= told.half_width].sum())
+            expected = float(chances[np.abs(noise) <= half_width].sum())
         elif case.plan.calibration.pure and column == "s":
             expected = 0.945  # two Laplace noises, told as if their sum were normal
         for place, item in enumerate(ITEMS):
             truth = case.truth.get((item, column), Moments(0.0, 0.0))
-            if truth.variance > 1e-9 or rounding > 0.02 * told.half_width:
+            if truth.variance > 1e-9 or rounding > 0.02 * half_width:
                 continue  # the truth differs from run to run
             tried += 1
             errors = np.abs(values[:, place] - truth.mean)
             doubt = math.sqrt(expected * (1 - expected) / RUNS)
-            assert abs(float((errors <= told.half_width + 1e-9).mean()) - expected) <= LIMIT * doubt, column
+            assert abs(float((errors <= half_width + 1e-9).mean()) - expected) <= LIMIT * doubt, column
             if fine and expected == 0.95:
                 for factor in (off, 1 / off):
-                    share = float((errors <= told.half_width * factor).mean())
+                    share = float((errors <= half_width * factor).mean())
                     assert abs(share - expected) > LIMIT * doubt, "a half-width that is a tenth off must show"
     assert tried >= 20
 
