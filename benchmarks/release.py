@@ -202,7 +202,7 @@ def release(spark: SparkSession, plan: SignalPlan, directory: Path, target: Path
     )
     try:
         with engine.sums(spark) as sums:
-            sums.noisy(ZeroNoise() if zero else KeyedNoise(key)).write.parquet(str(target))
+            sums.write(ZeroNoise() if zero else KeyedNoise(key), target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

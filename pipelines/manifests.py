@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from governance.canonical import decimal_text
 from governance.release import PUBLIC_SAMPLER, Column, Guarantee, Measurement, SignalReference
@@ -13,6 +14,9 @@ from pipelines.definitions import ClipNorm, ConsistentWith, Definition, NonNegat
 from pipelines.noise import NoiseSource
 from pipelines.plan import SignalPlan, unit_in_words
 from pipelines.recipes import UNCERTAIN, OutputKind, ReleasedColumnType, not_negative
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["code_versions", "guarantee_of", "public_guarantee", "released_columns", "signal_reference"]
 
@@ -34,14 +38,15 @@ def signal_reference(definition: Definition) -> SignalReference:
     )
 
 
-def released_columns(plan: SignalPlan, types: dict[str, str]) -> tuple[Column, ...]:
-    """Describes the released columns; `types` are Spark's names of the column types."""
-    names = {"bigint": "int64", "double": "float64", "string": "string", "date": "date"}
+def released_columns(plan: SignalPlan, schema: pa.Schema) -> tuple[Column, ...]:
+    """Describes the released columns."""
+    names = {"int64": "int64", "double": "float64", "string": "string", "date32[day]": "date"}
+    types = {field.name: names.get(str(field.type), "") for field in schema}
     keys = tuple(
-        Column(name=key, type=names[types[key]], role="key", description=f"{plan.signal.entity.name} key")
+        Column(name=key, type=types[key], role="key", description=f"{plan.signal.entity.name} key")
         for key in plan.signal.entity.keys
     )
-    return (*keys, *(_column(column, plan, names.get(types[column.name], "")) for column in plan.recipe.columns))
+    return (*keys, *(_column(column, plan, types[column.name]) for column in plan.recipe.columns))
 
 
 def _column(column: ReleasedColumnType, plan: SignalPlan, kind: str) -> Column:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from governance.canonical import sha256_file
-from governance.errors import EngineError
 from governance.files import exclusive_lock, remove_tree
 from governance.ledger import EntryKind, Ledger, Request, open_ledger
 from governance.recovery import check_known, recover, release_lock_path, settle
@@ -51,9 +50,6 @@ if TYPE_CHECKING:
     from pipelines.engine.post_processing import Step
 
 __all__ = ["Outcome", "Progress", "RunResult", "Stage", "run"]
-
-
-_ROWS_AT_ONCE = 1_000_000
 
 
 def _now() -> datetime:
@@ -233,18 +229,16 @@ class _Runner:
                 self.progress.stage(task.release_id, Stage.DRAW)
                 draw_entry = self.ledger.draw(task.run_id)
                 self.progress.stage(task.release_id, Stage.WRITE)
-                released = sums.noisy(source, files=self.settings.spark.release_files)
-                released.write.parquet(str(staging / "spark"))
-                columns = released_columns(task.plan, dict(released.dtypes))
+                written = sums.write(source, staging / "written", files=self.settings.spark.release_files)
                 late = sums.late(source)
-            files, rows = _tidy(staging)
+            files, rows = _tidy(written, staging / "release")
             manifest = Manifest(
                 release_id=task.release_id,
                 signal=signal_reference(task.plan.signal),
                 window=WindowReference(start=task.span.start.isoformat(), end=task.span.end.isoformat()),
                 created_at=self.clock().isoformat(timespec="seconds"),
                 keys=task.plan.signal.entity.keys,
-                columns=columns,
+                columns=released_columns(task.plan, engine.schema),
                 rows=rows,
                 guarantee=guarantee_of(task.plan, source),
                 ledger=LedgerReference(
@@ -309,35 +303,14 @@ def _fingerprints(
     return tuple(prints)
 
 
-def _rewritten(part: Path, target: Path) -> Path:
-    """The same rows in the same order, written so that a file's bytes are a function of them.
-
-    Spark's writer orders some lists in its footers by the hash seed of its process.
-    """
+def _tidy(written: tuple[Path, ...], target: Path) -> tuple[tuple[DataFile, ...], int]:
+    """Moves what was written, and nothing else that attempts of tasks may have left beside it; tells files and rows."""
     import pyarrow.parquet as pq
 
-    with (
-        pq.ParquetFile(part) as source,
-        pq.ParquetWriter(target, source.schema_arrow.remove_metadata(), compression="zstd") as writer,
-    ):
-        for batch in source.iter_batches(_ROWS_AT_ONCE):
-            writer.write_batch(batch.replace_schema_metadata(None))
-    return target
-
-
-def _tidy(staging: Path) -> tuple[tuple[DataFile, ...], int]:
-    """Writes Spark's part files again under plain names in `release/`, empty ones left out unless all are."""
-    import pyarrow.parquet as pq
-
-    target = staging / "release"
     target.mkdir(parents=True)
-    parts = sorted((staging / "spark").glob("part-*.parquet"))
-    rows = {part: pq.read_metadata(part).num_rows for part in parts}
-    kept = [part for part in parts if rows[part]] or parts[:1]
-    if not kept:
-        raise EngineError("the engine wrote no file; check the free disk space and run again")
-    files = []
-    for index, part in enumerate(kept):
-        path = _rewritten(part, target / f"part-{index:05d}.parquet")
+    files, rows = [], 0
+    for source in written:
+        path = source.replace(target / source.name)
+        rows += pq.read_metadata(path).num_rows
         files.append(DataFile(name=path.name, bytes=path.stat().st_size, sha256=sha256_file(path)))
-    return tuple(files), sum(rows.values())
+    return tuple(files), rows

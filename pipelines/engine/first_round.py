@@ -10,7 +10,7 @@ of both outputs. (Swanberg et al. 2023, DP-SIPS; the adaptivity of Chen et al. 2
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -47,14 +47,6 @@ class FirstRound:
     sigma: float
     threshold: int
     keys: int
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The keys found in a Spark partition, which holds all weights of its keys."""
-        import pyarrow as pa
-
-        held = [batch for batch in batches if batch.num_rows]
-        if held:
-            yield from self.table(pa.Table.from_batches(held)).combine_chunks().to_batches()
 
     def table(self, sums: pa.Table) -> pa.Table:
         """The keys found among those whose weights are all here."""

@@ -7,11 +7,12 @@ about the data which the operator, and nobody else, gets to see; docs/privacy-pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from governance.errors import ColumnTypeError, DefinitionError, NullValue
 from pipelines.definitions import PublicColumn, PublicPartitions, ReleasedColumn, Signal
@@ -23,9 +24,8 @@ from pipelines.windows import Span
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["CHECKS", "SignalInputs", "check_footers", "open_inputs", "public_values", "row_plan"]
+__all__ = ["CHECKS", "SignalInputs", "check_footers", "open_inputs", "row_plan"]
 
 CHECKS = ("unit ids, keys, times and values have no nulls", "values are finite", "columns have the declared types")
 
@@ -49,6 +49,15 @@ class SignalInputs:
     event_columns: tuple[str, ...]
     values: dict[str, Table]
     key_kinds: dict[str, str]
+
+    def public_keys(self, signal: Signal) -> int:
+        """How many combinations of public values there are, at most; 0 where keys are private."""
+        if not isinstance(signal.partitions, PublicPartitions):
+            return 0
+        return math.prod(
+            self.domains[key].rows if isinstance(domain, PublicColumn | ReleasedColumn) else len(domain)
+            for key, domain in signal.partitions.domains.items()
+        )
 
 
 def open_inputs(signal: Signal, recipe: Recipe, root: Path, released: Mapping[str, Path] | None = None) -> SignalInputs:
@@ -268,20 +277,3 @@ def _values(partitions: PublicPartitions, inputs: SignalInputs, key: str) -> Val
     if isinstance(domain, PublicColumn | ReleasedColumn):
         return Values(files=tuple(str(file) for file in inputs.domains[key].files), column=domain.column)
     return Values(given=tuple(domain))
-
-
-def public_values(
-    partitions: PublicPartitions, inputs: SignalInputs, key: str, kind: str, spark: SparkSession
-) -> DataFrame:
-    """The distinct values of a key's public domain, as a column named like the key, of Spark type `kind`."""
-    import pyarrow as pa
-    from pyspark.sql import functions as F
-
-    domain = partitions.domains[key]
-    if isinstance(domain, PublicColumn | ReleasedColumn):
-        table = spark.read.parquet(*inputs.domains[key].spark_paths())
-        values = table.select(F.col(domain.column).cast(kind).alias(key))
-        return values.where(F.col(key).isNotNull()).distinct()
-    # Through Arrow: thousands of literals in an expression cost more than the query.
-    literals: Any = list(domain)
-    return spark.createDataFrame(pa.table({key: pa.array(literals)})).select(F.col(key).cast(kind).alias(key))

@@ -8,7 +8,6 @@ shuffle blocks, never in a file of ours.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.calibration import Calibration
-from pipelines.definitions import PublicPartitions, Signal
+from pipelines.definitions import Signal
 from pipelines.engine.blocks import blocks_of
 from pipelines.engine.first_round import Found
-from pipelines.engine.inputs import SignalInputs, public_values
 from pipelines.engine.outputs import Released, tree_levels
 from pipelines.engine.sums import int_matrix, merged_sums
 from pipelines.measurements import Measure
@@ -28,9 +26,8 @@ from pipelines.recipes import Recipe
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame, SparkSession
 
-__all__ = ["Noising", "add_noise", "noisy_late"]
+__all__ = ["Noising", "noisy_late"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +44,7 @@ class _Noise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noising:
-    """From exact sums to released rows; runs in the Python worker.
+    """From exact sums to released rows; runs in Python workers.
 
     Attributes:
         source: where noise comes from.
@@ -90,14 +87,6 @@ class Noising:
             threshold=calibration.threshold,
             found=found,
         )
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The released rows of a Spark partition, which holds all sums of its keys."""
-        import pyarrow as pa
-
-        held = [batch for batch in batches if batch.num_rows]
-        if held:
-            yield from self.table(pa.Table.from_batches(held)).to_batches()
 
     def table(self, sums: pa.Table) -> pa.Table:
         """The released rows of some keys, all of whose sums are here.
@@ -143,70 +132,3 @@ def noisy_late(late: int, recipe: Recipe, calibration: Calibration, source: Nois
     block = np.frombuffer(hashlib.sha256(b"late").digest()[:BLOCK_BYTES], dtype=np.uint8).reshape(1, -1)
     noise = int(source.noise(recipe.late, mechanism.distribution, block)[0])
     return {"late_units": late + noise, "noise_stddev": mechanism.noise_stddev}
-
-
-def add_noise(
-    sums: DataFrame,
-    signal: Signal,
-    recipe: Recipe,
-    calibration: Calibration,
-    source: NoiseSource,
-    inputs: SignalInputs,
-    spark: SparkSession,
-    found: Found | None = None,
-) -> DataFrame:
-    """The released table: the entity's keys and the signal's outputs, in no particular order.
-
-    With public partitions every public key gets a row, noise alone where nobody is. With private selection rows below
-    the threshold are dropped.
-
-    Args:
-        sums: what `bounding.bound` gives.
-        signal: the definition.
-        recipe: its measurements and outputs.
-        calibration: its noise.
-        source: where the noise comes from.
-        inputs: for the public keys.
-        spark: the session.
-        found: keys of a first round.
-    """
-    from pyspark.sql import functions as F
-
-    keys = [f"__k{i}" for i in range(len(signal.entity.keys))]
-    measures = [f"__m{i}" for i in range(len(calibration.summed))]
-    types = dict(sums.dtypes)
-    exact = sums.where(F.col("__k0").isNotNull()).select(*keys, *measures)
-    if isinstance(signal.partitions, PublicPartitions):
-        public = _public_keys(signal, signal.partitions, inputs, types, spark)
-        empty = [F.lit(None).cast(types[name]).alias(name) for name in measures]
-        exact = exact.unionByName(public.select(*keys, *empty))
-    noising = Noising.of(signal, recipe, calibration, source, found)
-    schema = ", ".join(
-        [
-            *(f"`{name}` {types[key]}" for name, key in zip(signal.entity.keys, keys, strict=True)),
-            *(f"`{name}` {kind}" for name, kind in released_types(recipe).items()),
-        ]
-    )
-    return exact.repartition(*keys).mapInArrow(noising, schema)
-
-
-def released_types(recipe: Recipe) -> Mapping[str, str]:
-    """Released column → Spark type."""
-    return {column.name: _SPARK_TYPES[column.type] for column in recipe.columns}
-
-
-_SPARK_TYPES = {"int64": "bigint", "float64": "double", "string": "string", "vector": "array<float>"}
-
-
-def _public_keys(
-    signal: Signal, partitions: PublicPartitions, inputs: SignalInputs, types: dict[str, str], spark: SparkSession
-) -> DataFrame:
-    from pyspark.sql import functions as F
-
-    product: DataFrame | None = None
-    for i, key in enumerate(signal.entity.keys):
-        name = f"__k{i}"
-        values = public_values(partitions, inputs, key, types[name], spark).withColumnRenamed(key, name)
-        product = values if product is None else product.crossJoin(F.broadcast(values))
-    assert product is not None
-    return product

@@ -6,7 +6,7 @@ Lemma 2.2 and 8.4). Every step here reads the release, a parent's release, and v
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,8 @@ from pipelines.recipes import UNCERTAIN, not_negative
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import DataFrame
 
-__all__ = ["Parent", "Step", "post_process", "steps_of"]
+__all__ = ["Parent", "Step", "steps_of"]
 
 Floats = NDArray[np.float64]
 
@@ -58,14 +57,6 @@ class Step:
     files: tuple[str, ...]
     stddevs: Mapping[str, float]
     parent_stddevs: Mapping[str, float]
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Applies the step to a Spark partition, which holds all children of its parents."""
-        import pyarrow as pa
-
-        held = [batch for batch in batches if batch.num_rows]
-        if held:
-            yield from self.table(pa.Table.from_batches(held)).combine_chunks().to_batches()
 
     def table(self, released: pa.Table) -> pa.Table:
         """Applies the step to rows that hold all children of their parents."""
@@ -190,14 +181,3 @@ def _step(plan: SignalPlan, step: NonNegative | ConsistentWith | ShrinkTo, paren
         stddevs=stddevs,
         parent_stddevs={name: column.noise_stddev or 0.0 for name, column in there.items()},
     )
-
-
-def post_process(released: DataFrame, steps: tuple[Step, ...]) -> DataFrame:
-    """Applies the steps to a released table, lazily; its rows come in no particular order."""
-    for step in steps:
-        frame = released.repartition(*step.keys) if step.keys else released
-        # Counts that are moved by least squares are whole numbers no more.
-        fractions = step.columns if isinstance(step.step, ConsistentWith) else ()
-        kinds = ((name, "double" if name in fractions else kind) for name, kind in released.dtypes)
-        released = frame.mapInArrow(step, ", ".join(f"`{name}` {kind}" for name, kind in kinds))
-    return released

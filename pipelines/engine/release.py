@@ -3,59 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from governance.errors import EngineError
-from pipelines.engine.bounding import bound, raise_problem
+from pipelines.engine.bounding import ExactSums, bound
 from pipelines.engine.first_round import FirstRound, Found
 from pipelines.engine.inputs import SignalInputs
 from pipelines.engine.kernel import Salts
-from pipelines.engine.noisy import add_noise, noisy_late
-from pipelines.engine.post_processing import Step, post_process
+from pipelines.engine.noisy import Noising, noisy_late
+from pipelines.engine.post_processing import Step
+from pipelines.engine.tasks import Told
+from pipelines.engine.writing import Writing, key_schema, released_schema, write_found
 from pipelines.noise import NoiseSource
 from pipelines.plan import SignalPlan
 from pipelines.windows import Span
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    import pyarrow as pa
+    from pyspark.sql import SparkSession
 
 __all__ = ["Engine", "Sums"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
-    """Exact sums, computed and cached in Spark; nobody has seen them."""
+    """Exact sums, computed and kept by Spark; nobody has seen them.
+
+    Attributes:
+        engine: whose.
+        exact: where they are.
+        told: what their tasks told.
+    """
 
     engine: Engine
-    frame: DataFrame
-    spark: SparkSession
-    late_units: int
+    exact: ExactSums
+    told: Told
 
-    def noisy(self, source: NoiseSource, *, files: int = 1) -> DataFrame:
-        """The released table, lazily; computing it again gives the same bytes."""
-        plan = self.engine.plan
-        found = None if plan.recipe.first is None else self._first_round(source)
-        frame = self.frame if found is None else self.engine.bounded(self.spark, found=found)
-        released = add_noise(
-            frame, plan.signal, plan.recipe, plan.calibration, source, self.engine.inputs, self.spark, found
-        )
-        keys = plan.signal.entity.keys
-        # Which row lands in which file, and where, is a function of the released rows alone: they are exchanged once
-        # more after selection. Else Spark would split files by exact sizes before it, unselected keys included.
-        return post_process(released, self.engine.steps).repartition(files, *keys).sortWithinPartitions(*keys)
+    def write(self, source: NoiseSource, folder: Path, *, files: int = 1) -> tuple[Path, ...]:
+        """Writes the released table: the entity's keys and the signal's outputs; doing it again gives the same bytes.
+
+        With public partitions every public key gets a row, noise alone where nobody is. With private selection rows
+        below the threshold are left out.
+
+        Args:
+            source: where the noise comes from.
+            folder: for the files; not there yet, and shared by all workers.
+            files: how many, at most: those that would have no row are left out.
+
+        Returns:
+            The files, in order; one without rows if there are none.
+        """
+        import pyarrow.parquet as pq
+
+        engine = self.engine
+        plan, inputs = engine.plan, engine.inputs
+        with ExitStack() as used:
+            exact, told, found = self.exact, self.told, None
+            if plan.recipe.first is not None:
+                found = self._first_round(source)
+                exact = used.enter_context(engine.bounded(self.exact.spark, found=found))
+                told = exact.computed()
+            noising = Noising.of(plan.signal, plan.recipe, plan.calibration, source, found)
+            writing = Writing.of(plan, inputs, exact, noising, engine.steps, folder, files)
+            written = writing.write(exact, told.sums + inputs.public_keys(plan.signal))
+        if not written:
+            written = (folder / "part-00000.parquet",)
+            pq.write_table(engine.schema.empty_table(), written[0])
+        return written
 
     def _first_round(self, source: NoiseSource) -> Found:
         """Finds keys by the first round's weights; they are output, so the second round may read them."""
-        from pyspark.sql import functions as F
-
         plan, folder = self.engine.plan, self.engine.found
         if folder is None or plan.recipe.first is None or plan.calibration.first_threshold is None:
             raise EngineError(f"{plan.signal.identity}: two rounds of selection need a folder for the first one's keys")
         mechanism = plan.calibration.mechanism(plan.recipe.first)
-        keys = [f"__k{i}" for i in range(len(plan.signal.entity.keys))]
+        keys = tuple(f"__k{i}" for i in range(len(plan.signal.entity.keys)))
         stage = FirstRound(
             source=source,
             measurement=plan.recipe.first,
@@ -63,14 +88,12 @@ class Sums:
             threshold=plan.calibration.first_threshold,
             keys=len(keys),
         )
-        kinds = dict(self.frame.dtypes)
-        weights = self.frame.where(F.col("__k0").isNotNull()).select(*keys, "__m0").repartition(*keys)
-        weights.mapInArrow(stage, ", ".join(f"{key} {kinds[key]}" for key in keys)).write.parquet(str(folder))
+        write_found(self.exact, stage, folder, key_schema(self.engine.inputs, keys))
         return Found(str(folder))
 
     def late(self, source: NoiseSource) -> tuple[dict[str, Any], ...]:
         """What the manifest says of events that came too late: a noisy number of units."""
-        told = noisy_late(self.late_units, self.engine.plan.recipe, self.engine.plan.calibration, source)
+        told = noisy_late(self.told.late_units, self.engine.plan.recipe, self.engine.plan.calibration, source)
         return ({"check": "events that came too late were left out", "passed": True, **told},) if told else ()
 
 
@@ -96,13 +119,19 @@ class Engine:
     found: Path | None = None
     steps: tuple[Step, ...] = ()
 
-    def bounded(self, spark: SparkSession, *, first: bool = False, found: Found | None = None) -> DataFrame:
-        """Exact sums over bounded contributions, lazily (`bounding.bound`)."""
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the released columns."""
+        return released_schema(self.plan, self.inputs, self.steps)
+
+    @contextmanager
+    def bounded(self, spark: SparkSession, *, first: bool = False, found: Found | None = None) -> Iterator[ExactSums]:
+        """Exact sums over bounded contributions, lazily (`bounding.bound`); forgets them at the end."""
         plan, scratch = self.plan, self.scratch
         if scratch is not None:
             scratch = scratch / ("first" if first else "blobs")
             scratch.mkdir(parents=True)
-        return bound(
+        exact = bound(
             plan.signal,
             plan.recipe,
             plan.calibration,
@@ -114,19 +143,18 @@ class Engine:
             first=first,
             found=found,
         )
+        try:
+            yield exact
+        finally:
+            exact.forget()
 
     @contextmanager
     def sums(self, spark: SparkSession) -> Iterator[Sums]:
-        """Reads, checks, bounds and sums; gives the memory back at the end.
+        """Reads, checks, bounds and sums; forgets the sums at the end.
 
         Raises:
             InputError: nulls, numbers that are not finite, vectors of a wrong length; nothing was drawn.
         """
-        signal, recipe = self.plan.signal, self.plan.recipe
         # With two rounds of selection the second reads the data again, once the first has drawn its noise.
-        frame = self.bounded(spark, first=recipe.first is not None).persist()
-        try:
-            late = raise_problem(frame, signal, recipe, self.inputs, self.span)
-            yield Sums(engine=self, frame=frame, spark=spark, late_units=late)
-        finally:
-            frame.unpersist()
+        with self.bounded(spark, first=self.plan.recipe.first is not None) as exact:
+            yield Sums(engine=self, exact=exact, told=exact.computed())

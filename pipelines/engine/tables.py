@@ -1,13 +1,12 @@
 """Parquet tables as the engine finds them: files, columns, types, nulls by their footers, and fingerprints.
 
-Only footers are read here, with pyarrow; the rows are Spark's.
+Only footers are read here; the rows are read by tasks (scan.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,10 +89,6 @@ class Table:
         kinds, allowed = _ROLES[role]
         if kind_of(found) not in kinds:
             raise ColumnTypeError(self.name, column, str(found), allowed)
-
-    def spark_paths(self) -> tuple[str, ...]:
-        """The files as Spark takes them: its paths are patterns, so their special characters are escaped."""
-        return tuple(re.sub(r"([\[\]{}*?\\])", r"\\\1", str(file)) for file in self.files)
 
     def content_hash(self) -> str:
         """SHA-256 over the files' hashes, in name order."""

@@ -16,6 +16,7 @@ from pipelines.noise import KeyedNoise, ReleaseKey
 from tests.support.cross_checked import CASES, table_rows
 from tests.support.projects import SPAN, engine_settings
 from tests.support.repeated import Repeated, side_by_side
+from tests.support.written import released_table
 
 KEY = ReleaseKey(bytes(range(32)))
 RUNS = 5
@@ -46,7 +47,7 @@ def test_spark_releases_what_the_repeated_runs_release(name: str, settings: Sett
         salts=Salts(rows=KEY.salt("rows"), partitions=KEY.salt("partitions")),
     )
     with engine.sums(spark_session(settings.spark)) as sums:
-        found = sums.noisy(KeyedNoise(KEY)).toArrow()
+        found = released_table(sums, KeyedNoise(KEY))
     keys = [(key, "ascending") for key in plan.signal.entity.keys]
     assert found.num_rows == RUNS * 4
     assert found.column_names == expected.column_names

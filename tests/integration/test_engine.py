@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyspark.sql import SparkSession
 
 from governance.errors import NonFiniteValue, NullValue, VectorLength
 from governance.settings import Settings
@@ -28,6 +31,7 @@ from pipelines import (
     Interval,
     KeepRandom,
     Mean,
+    NonNegative,
     PrivacyUnit,
     PrivateSelection,
     PublicColumn,
@@ -45,14 +49,16 @@ from pipelines import (
     WeightedUnits,
     Window,
 )
+from pipelines.engine import writing
 from pipelines.engine.inputs import open_inputs
 from pipelines.engine.kernel import Salts
 from pipelines.engine.kernel import Sum as KernelSum
-from pipelines.engine.noisy import Noising, add_noise
+from pipelines.engine.noisy import Noising
 from pipelines.engine.outputs import tree_levels
 from pipelines.engine.release import Engine, Sums
 from pipelines.engine.session import spark_session
 from pipelines.engine.sums import merged_sums
+from pipelines.ingest import ingest
 from pipelines.noise import KeyedNoise, ReleaseKey, ZeroNoise
 from pipelines.plan import plan_signal
 from tests.support.bounded import bounded_sums, exploded, late_units
@@ -70,6 +76,7 @@ from tests.support.projects import (
     rows_of,
     write_tables,
 )
+from tests.support.written import released_table, summed_table
 
 KEY = ReleaseKey(bytes(range(32)))
 SALTS = Salts(rows=KEY.salt("rows"), partitions=KEY.salt("partitions"))
@@ -180,16 +187,14 @@ def sums(signal: Signal, settings: Settings, scratch: Path | None = None) -> Ite
 def released(signal: Signal, settings: Settings, source: Any, scratch: Path | None = None) -> list[dict[str, Any]]:
     """The engine's output for the first week, as rows."""
     with sums(signal, settings, scratch) as found:
-        return rows_of(found.noisy(source).toArrow().to_pydict())
+        return rows_of(released_table(found, source).to_pydict())
 
 
 def exact_of(found: Sums) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Exact sums by key and measurement; several tasks may have met a key."""
     labels = [f"__k{i}" for i in range(len(found.engine.plan.signal.entity.keys))]
     names = [mechanism.measure.name for mechanism in found.engine.plan.calibration.summed]
-    table = found.frame.where("__k0 is not null").toArrow()
-    columns = [*labels, *(f"__m{i}" for i in range(len(names)))]
-    return in_python(merged_sums(table.select(columns), tuple(labels)), names)
+    return in_python(merged_sums(summed_table(found), tuple(labels)), names)
 
 
 def truth(signal: Signal, settings: Settings, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -359,9 +364,9 @@ def test_noise_in_a_release_has_the_scale_that_the_plan_says(name: str, settings
         signal = replace(signal, partitions=PublicPartitions({"item_id": tuple(range(60))}))
     plan = plan_signal(signal, settings)
     with sums(signal, settings) as found:
-        spark = rows_of(found.noisy(KeyedNoise(KEY)).toArrow().to_pydict())
-        exact = rows_of(found.noisy(ZeroNoise()).toArrow().to_pydict())
-        summed = found.frame.where("__k0 is not null").toArrow()
+        spark = rows_of(released_table(found, KeyedNoise(KEY)).to_pydict())
+        exact = rows_of(released_table(found, ZeroNoise()).to_pydict())
+        summed = summed_table(found)
     keys = [f"__k{i}" for i in range(len(signal.entity.keys))]
     public = pa.table({key: [row[name] for row in exact] for key, name in zip(keys, signal.entity.keys, strict=True)})
     both = pa.concat_tables([summed, public], promote_options="default")
@@ -392,17 +397,34 @@ def test_absent_public_keys_get_noise_and_other_keys_never_appear(settings: Sett
     assert len(noises) > 1, "a key that nobody has is noisy too"
 
 
-def test_the_secret_and_exact_sums_are_not_in_the_plan_or_on_disk(settings: Settings, tmp_path: Path) -> None:
-    signal = SIGNALS["one row, private keys, every aggregate"]
+def spark_files(spark: SparkSession) -> list[Path]:
+    """Every file that Spark keeps: its block managers', and what Python handed to it."""
+    [told] = spark.sparkContext.parallelize([0], 1).map(lambda _: os.environ["SPARK_LOCAL_DIRS"]).collect()
+    local = [Path(folder) for folder in told.split(",")]
+    folders = [*local, Path(spark.sparkContext._temp_dir)]
+    return [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+
+
+def test_neither_the_secret_nor_exact_sums_stay_on_disk(settings: Settings, tmp_path: Path) -> None:
+    """Spark writes the code of large tasks to disk: that of the noise stays small, however many public keys there are.
+    Exchanged sums are gone when the release is written."""
+    spark = spark_session(settings.spark)
+    signal = a_signal(partitions=PublicPartitions({"item_id": tuple(range(250_000))}))
     with sums(signal, settings) as found:
-        frame = found.noisy(KeyedNoise(KEY))
-        described = frame._jdf.queryExecution().toString()
-        frame.write.parquet(str(tmp_path / "out"))
-    assert KEY.secret.hex() not in described
-    assert repr(KEY.secret) not in described
+        exchanged = [file for file in spark_files(spark) if file.name.startswith("shuffle_")]
+        [file] = found.write(KeyedNoise(KEY), tmp_path / "out")
+        kept = spark_files(spark)
+        assert not any(KEY.secret in path.read_bytes() for path in kept)
+    assert exchanged
     assert "secret" not in repr(KeyedNoise(KEY))
-    names = pq.read_schema(next((tmp_path / "out").glob("*.parquet"))).names
-    assert names == ["item_id", "users", "mean", "mean_half_width", "total"]
+    table = pq.read_table(file)
+    assert table.column_names == ["item_id", "users"]
+    assert table.column("item_id").to_pylist() == list(range(250_000))
+    for _ in range(100):
+        if not any(path.exists() for path in exchanged):
+            break
+        time.sleep(0.1)
+    assert not any(path.exists() for path in exchanged)
 
 
 def test_empty_window_gives_an_empty_private_release_and_a_full_public_one(tmp_path: Path) -> None:
@@ -426,15 +448,17 @@ def test_a_join_that_multiplies_rows_is_bounded_after_it(tmp_path: Path) -> None
     assert 0 < events <= signal.bounds.max_partitions * in_week
 
 
-def test_rows_are_exchanged_once_as_blobs_and_never_pass_the_jvm(settings: Settings, tmp_path: Path) -> None:
-    """The plan's shape is part of the design: no scan, no row-by-row shuffle and no sort of events in Spark."""
-    for name in ("one row, private keys, every aggregate", "several rows with values", "counts only, user-day"):
-        with sums(SIGNALS[name], settings) as found:
-            text = found.frame._jdf.queryExecution().optimizedPlan().toString()
-            physical = found.frame._jdf.queryExecution().withCachedData().toString()
-        assert "Relation" not in physical.replace("InMemoryRelation", ""), name
-        assert text.count("RepartitionById") + text.count("RepartitionByExpression") <= 1, name
-        assert "Sort" not in text, name
+def test_rows_are_exchanged_once_and_events_by_person_not_at_all(settings: Settings, tmp_path: Path) -> None:
+    """The shape is part of the design: rows as blobs once, sums once, and nothing that Spark would plan or sort."""
+    name = "several rows with values"
+    write_tables(tmp_path, make_events())
+    ingest((tmp_path / "data/events.parquet",), tmp_path / "laid", person="user_id", time="ts", buckets=3, workers=1)
+    laid = replace(SIGNALS[name], source=replace(EVENTS, table=str(tmp_path / "laid")))
+    for signal, exchanges in ((SIGNALS[name], 2), (laid, 1)):
+        with sums(signal, settings) as found:
+            described = found.exact.items._jrdd.rdd().toDebugString()
+        assert described.count("ShuffledRDD") == exchanges
+        assert "SQL" not in described
 
 
 def test_scratch_files_change_nothing_and_go_with_the_sums(settings: Settings, tmp_path: Path) -> None:
@@ -446,11 +470,17 @@ def test_scratch_files_change_nothing_and_go_with_the_sums(settings: Settings, t
     assert by_key(signal, by_files) == by_key(signal, released(signal, settings, KeyedNoise(KEY)))
 
 
-def test_the_files_tell_nothing_of_keys_that_were_not_selected(settings: Settings, tmp_path: Path) -> None:
-    """Ten thousand keys of one user each, none of which may show: the release's files stay the same, byte for byte."""
-    signal = SIGNALS["counts only, user-day"]
+@pytest.mark.parametrize("sums_in_one_task", [200_000, 0])
+def test_the_files_tell_nothing_of_keys_that_were_not_selected(
+    sums_in_one_task: int, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand keys of one user each, none of which may show, and another number of tasks: the release's files stay
+    the same, byte for byte."""
+    signal = replace(SIGNALS["counts only, user-day"], post_processing=(NonNegative(),))
     written = []
     for extra in (0, 10_000):
+        if extra:
+            monkeypatch.setattr(writing, "_SUMS_IN_ONE_TASK", sums_in_one_task)
         events = make_events()
         for i in range(extra):
             for name, value in (
@@ -467,9 +497,9 @@ def test_the_files_tell_nothing_of_keys_that_were_not_selected(settings: Setting
         write_tables(root, events)
         elsewhere = engine_settings(root)
         with sums(signal, elsewhere) as found:
-            found.noisy(KeyedNoise(KEY)).write.parquet(str(root / "out"))
-        written.append([path.read_bytes() for path in sorted((root / "out").glob("*.parquet"))])
-    assert len(written[0]) == 1
+            files = found.write(KeyedNoise(KEY), root / "out", files=2)
+        written.append([path.read_bytes() for path in files])
+    assert len(written[0]) == 2
     assert written[0] == written[1]
 
 
@@ -477,13 +507,11 @@ def test_keys_of_invalid_text_have_noise_of_their_own(settings: Settings) -> Non
     """Two keys that differ only in bytes that are no UTF-8 must not share a draw: their difference would be exact."""
     signal = a_signal(aggregates={"users": Count()}, budget_per_release=ZCDP(0.001))
     plan = plan_signal(signal, settings)
-    spark = spark_session(settings.spark)
-    keys = ", ".join(f"('A' || cast(X'{byte:02X}' as string))" for byte in range(0x80, 0xC0))
-    exact = spark.sql(f"select col1 as __k0, 100000L as __m0 from values {keys}")
-    inputs = open_inputs(signal, plan.recipe, settings.root)
-    source = KeyedNoise(KEY)
-    frame = add_noise(exact, signal, plan.recipe, plan.calibration, source, inputs, spark)
-    noisy = frame.select("users").toArrow()
+    texts = pa.array([b"A" + bytes([byte]) for byte in range(0x80, 0xC0)], pa.binary())
+    exact = pa.table(
+        {"__k0": pa.Array.from_buffers(pa.string(), 64, texts.buffers()), "__m0": [100_000] * 64}
+    )
+    noisy = Noising.of(signal, plan.recipe, plan.calibration, KeyedNoise(KEY)).table(exact)
     assert noisy.num_rows == 64
     assert len(set(noisy.column("users").to_pylist())) > 35, "64 draws of such width hit some 47 values"
 
@@ -533,7 +561,7 @@ def test_late_events_are_left_out_and_their_units_counted_with_noise(tmp_path: P
     everything = replace(signal, source=EventSource(**{**source_fields(signal), "arrival": None}))
     assert truth(signal, settings, rows) != truth(everything, settings, rows), "there are late rows"
     with sums(signal, settings) as found:
-        assert_same(signal, rows_of(found.noisy(ZeroNoise()).toArrow().to_pydict()), truth(signal, settings, rows))
+        assert_same(signal, rows_of(released_table(found, ZeroNoise()).to_pydict()), truth(signal, settings, rows))
         [told] = found.late(ZeroNoise())
         [hidden] = found.late(KeyedNoise(KEY))
     assert told["late_units"] == late_units(rows, signal, SPAN) > 0

@@ -42,6 +42,7 @@ from pipelines.ingest import Ingested, ingest
 from pipelines.noise import KeyedNoise, ReleaseKey
 from pipelines.plan import plan_signal
 from tests.support.projects import SPAN, START, a_signal, engine_settings
+from tests.support.written import released_table
 
 SECOND = int(START.timestamp())
 
@@ -355,7 +356,7 @@ def test_a_clustered_release_is_the_unsorted_one_to_the_byte(tmp_path: Path) -> 
             scratch=tmp_path / f"scratch-{index}",
         )
         with engine.sums(spark) as sums:
-            released.append(sums.noisy(KeyedNoise(key)).toArrow())
+            released.append(released_table(sums, KeyedNoise(key)))
     assert released[0].num_rows > 5
     assert released[0].equals(released[1])
 

@@ -44,6 +44,7 @@ from pipelines.windows import Span
 from tests.support.bounded import bounded_sums
 from tests.support.plain_outputs import released_row
 from tests.support.projects import a_signal, engine_settings
+from tests.support.written import released_table
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"real data are not there: {DATA}")
@@ -114,7 +115,7 @@ def released(signal: Signal, span: Span, settings: Settings) -> dict[tuple[Any, 
     check_footers(signal, inputs)
     engine = Engine(plan=plan, inputs=inputs, span=span, salts=SALTS)
     with engine.sums(spark_session(settings.spark)) as sums:
-        rows = sums.noisy(ZeroNoise()).toArrow().to_pylist()
+        rows = released_table(sums, ZeroNoise()).to_pylist()
     return {tuple(row[key] for key in signal.entity.keys): row for row in rows}
 
 
