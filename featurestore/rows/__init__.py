@@ -6,6 +6,7 @@ Reading guide
     codec    columns → rows → columns, in both directions without visiting single values
     runs     rows → the bytes of each column, where nothing is missing
     keys     entity keys: as columns, as bytes for stores, as hashes for indexes
+    places   which row each of many integers has
     answers  what a lookup gives: columns, found mask, event times, releases
 
 Numpy only: nothing here knows Feast, Arrow, SQLite or Redis.
@@ -14,6 +15,7 @@ Numpy only: nothing here knows Feast, Arrow, SQLite or Redis.
 from featurestore.rows.answers import FeatureColumns, release_code
 from featurestore.rows.codec import Column, PackedRows, Rows, pack, unpack
 from featurestore.rows.keys import KeyColumn, key_bytes, key_hashes, text_keys
+from featurestore.rows.places import PlaceTable
 from featurestore.rows.runs import RunReader, Runs
 from featurestore.rows.schema import Kind, RowField, RowSchema
 from featurestore.rows.texts import Texts
@@ -24,6 +26,7 @@ __all__ = [
     "KeyColumn",
     "Kind",
     "PackedRows",
+    "PlaceTable",
     "RowField",
     "RowSchema",
     "Rows",

@@ -1,7 +1,6 @@
 """Which row holds a key, for all keys of a request at once, without a loop.
 
-Single integer keys that lie close together have a table: `rows[key - first + 1]` is the row of the key, or N where it
-has none. Finding them is a subtraction and one lookup; whatever lies outside of the table meets an N at either end.
+Single integer keys that lie close together have a table of places (`featurestore.rows.places`).
 
 All others are found by hash: rows lie in the order of their keys' hashes, so that the top bits of a hash say where to
 look. `starts[b]` is the first row whose hash begins with the bits b. With about one row for each b, the row sought is
@@ -14,55 +13,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.rows import KeyColumn, Texts, key_hashes
+from featurestore.rows import KeyColumn, PlaceTable, Texts, key_hashes
 
 __all__ = ["HashIndex", "KeyIndex", "TableIndex", "build_index"]
 
-_SPARSE: Final = 4
-"""So many places of a table may there be for each key."""
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TableIndex:
     """An index over N integer keys that lie close together.
 
     Attributes:
-        keys: the one column of N keys, in row order, which is rising.
-        places: int64 `(last - first + 3,)`: N, the row of each key from the first to the last or N, N.
+        keys: the one column of N keys, in row order.
+        table: where each of them stands.
     """
 
     keys: tuple[NDArray[np.int64]]
-    places: NDArray[np.int64]
-
-    @cached_property
-    def _base(self) -> NDArray[np.int64]:
-        return self.keys[0][:1] - 1  # modulo 2^64, as all subtraction of arrays is
+    table: PlaceTable
 
     def find(self, keys: Sequence[KeyColumn]) -> NDArray[np.int64]:
         """The rows of n keys, int64 `(n,)`; N where there is none. See `HashIndex.find`."""
         (column,) = keys
         assert not isinstance(column, Texts), "key columns have the index's types"
-        # The difference is exact modulo 2^64, so that keys of the table alone fall into it; others are clipped.
-        return self.places.take(column - self._base, mode="clip")
-
-    def check(self) -> None:
-        """Returns if every key finds its own row and no other key finds one.
-
-        Raises:
-            ValueError: the table contradicts the keys.
-        """
-        rows, there = np.arange(len(self.keys[0])), self.places < len(self.keys[0])
-        if not len(rows) or len(self.places) < 3:
-            raise ValueError("its index has another size")
-        if not np.array_equal(self.find(self.keys), rows) or there.sum() != len(rows) or self.places.min(initial=0) < 0:
-            raise ValueError("its index contradicts itself")
-        if there[0] or there[-1] or self.places.max() > len(rows):
-            raise ValueError("its index contradicts itself")
+        return self.table.find(column)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,21 +131,19 @@ def build_index(keys: Sequence[KeyColumn]) -> tuple[KeyIndex, NDArray[np.int64]]
 
 
 def _table_index(keys: NDArray[np.int64]) -> tuple[TableIndex, NDArray[np.int64]] | None:
-    """A table and the order of the rows; None where the keys lie too far apart for one.
+    """A table and the order of the rows, which is the keys'; None where the keys lie too far apart for one.
 
     Raises:
         ValueError: a key occurs twice.
     """
-    count = len(keys)
-    if not count or int(keys.max()) - int(keys.min()) >= _SPARSE * count:
-        return None
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
+    table = PlaceTable.of(ordered)
+    if table is None:
+        return None
     if (ordered[1:] == ordered[:-1]).any():
         raise ValueError("a key occurs twice")
-    places = np.full(int(ordered[-1]) - int(ordered[0]) + 3, count, np.int64)
-    places[ordered - ordered[0] + 1] = np.arange(count)
-    return TableIndex(keys=(ordered,), places=places), order
+    return TableIndex(keys=(ordered,), table=table), order
 
 
 def _buckets(hashes: NDArray[np.uint64], buckets: int) -> NDArray[np.int64]:

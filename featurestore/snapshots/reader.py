@@ -11,7 +11,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.rows import FeatureColumns, KeyColumn, Rows, RowSchema, RunReader, Runs, Texts, release_code
+from featurestore.rows import (
+    FeatureColumns,
+    KeyColumn,
+    PlaceTable,
+    Rows,
+    RowSchema,
+    RunReader,
+    Runs,
+    Texts,
+    release_code,
+)
 from featurestore.rows.answers import release_indexes
 from featurestore.snapshots.format import DIGEST_BYTES, Header, parse, typed
 from featurestore.snapshots.index import HashIndex, KeyIndex, TableIndex
@@ -236,12 +246,9 @@ def _index(header: Header, sections: Mapping[str, NDArray[np.uint8]]) -> KeyInde
 def _table_index(header: Header, sections: Mapping[str, NDArray[np.uint8]]) -> TableIndex:
     if [kind for _, kind in header.keys] != ["int64"]:
         raise ValueError("its index is of other keys")
-    index = TableIndex(
-        keys=(typed(sections, "key.0", "<i8", (header.rows,)),),
-        places=typed(sections, "places", "<i8", (len(sections["places"]) // 8,)),
-    )
-    index.check()
-    return index
+    keys = typed(sections, "key.0", "<i8", (header.rows,))
+    places = typed(sections, "places", "<i8", (len(sections["places"]) // 8,))
+    return TableIndex(keys=(keys,), table=PlaceTable.checked(keys, places))
 
 
 def _key_column(sections: Mapping[str, NDArray[np.uint8]], i: int, kind: str, count: int) -> KeyColumn:

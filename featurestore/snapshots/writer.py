@@ -54,9 +54,11 @@ def snapshot_bytes(
         event_times=np.full(count, event_time, np.int64),
         releases=release_code(release_id),
     )
-    sections: dict[str, NDArray[Any]] = (
-        {"places": index.places} if isinstance(index, TableIndex) else {"hashes": index.hashes, "starts": index.starts}
-    )
+    sections: dict[str, NDArray[Any]] = {}
+    if isinstance(index, TableIndex):
+        sections["places"] = index.table.places
+    else:
+        sections["hashes"], sections["starts"] = index.hashes, index.starts
     sections["row"] = np.concatenate([rows.head, schema.empty_row[None, :]])
     if rows.tails is not None:
         sections["tail.starts"] = np.append(rows.tails.offsets, rows.tails.offsets[-1])

@@ -18,6 +18,7 @@ from featurestore.rows import (
     Column,
     FeatureColumns,
     Kind,
+    PlaceTable,
     RowField,
     RowSchema,
     Runs,
@@ -217,15 +218,22 @@ def test_integers_are_found_by_table_or_hash(keys: set[int], others: list[int]) 
     assert found.tolist() == [rows.get(key, len(keys)) for key in asked]
 
 
-@pytest.mark.parametrize(("at", "value"), [(0, 0), (1, 1), (2, 0), (3, 2), (4, -1), (4, 9), (5, 1), (6, 2)])
-def test_a_table_that_contradicts_its_keys_is_refused(at: int, value: int) -> None:
-    index, _ = build_index([np.array([10, 12, 14], np.int64)])
-    assert isinstance(index, TableIndex)
-    index.check()
-    assert index.places.tolist() == [3, 0, 3, 1, 3, 2, 3]
-    index.places[at] = value
-    with pytest.raises(ValueError, match="contradicts"):
-        index.check()
+@pytest.mark.parametrize(("at", "value"), [(0, 0), (1, 0), (2, 0), (3, 2), (4, -1), (4, 9), (5, 1), (6, 2), (None, 2)])
+def test_a_table_that_contradicts_its_keys_is_refused(at: int | None, value: int) -> None:
+    keys = np.array([12, 10, 14], np.int64)
+    table = PlaceTable.of(keys)
+    assert table is not None
+    places = table.places
+    assert places.tolist() == [3, 1, 3, 0, 3, 2, 3]
+    PlaceTable.checked(keys, places)
+    if at is None:
+        places = places[:value]
+    else:
+        places[at] = value
+    with pytest.raises(ValueError, match="a table of places"):
+        PlaceTable.checked(keys, places)
+    with pytest.raises(ValueError, match="a table of places"):
+        PlaceTable.checked(keys[:0], places)
 
 
 def test_a_key_that_occurs_twice_is_refused() -> None:
