@@ -33,11 +33,11 @@ its own epsilon and the epsilon of its account's cap.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal, localcontext
-from itertools import pairwise
 
 from governance.errors import DefinitionError
 from governance.privacy import PrivacyLoss, epsilon_of_rho, rho_of_epsilon
@@ -63,6 +63,7 @@ __all__ = ["TWO_SIDED_95", "Calibration", "Mechanism", "calibrate", "selection_t
 _SAMPLER_SHARE = 0.001
 _FIRST_DELTA = 0.25  # the first round's part of the selection's delta
 _LATE_WEIGHT = 0.01  # a number for operators, which may be rough
+_FEW_STEPS = 20  # noise of a smaller standard deviation is told in whole steps
 TWO_SIDED_95 = 1.959963984540054
 """Standard deviations on each side of a normal mean that hold 95 %."""
 
@@ -124,9 +125,15 @@ class Calibration:
         return math.hypot(*parts)
 
     def half_width(self, output: Output) -> float:
-        """Half-width of the interval around a linear output that holds the value without noise in 95 % of releases."""
+        """Half-width of the interval around a linear output that holds the value without noise in 95 % of releases.
+
+        Of noise that is a few steps wide it is a whole number of steps, and then it holds in 95 % of releases or more.
+        """
         names = {term.measure for term in output.terms}
-        if len(names) == 1 and self.mechanism(output.measure).name == "discrete Laplace":
+        mechanism = self.mechanism(output.measure)
+        if len(names) == 1 and mechanism.distribution.stddev < _FEW_STEPS:
+            return _steps_of_95(mechanism) * sum(abs(term.coefficient) for term in output.terms)
+        if len(names) == 1 and mechanism.name == "discrete Laplace":
             return self.stddev(output) / math.sqrt(2) * -math.log(0.05)
         return TWO_SIDED_95 * self.stddev(output)
 
@@ -338,7 +345,7 @@ def selection_threshold(
     # A constant weight is worst for the most keys.
     cells = [(weight(1), most)]
     if weight(1) != weight(most):
-        cells = [(weight(1), 1), *((weight(a + 1), b) for a, b in pairwise(edges))]
+        cells = [(weight(1), 1), *((weight(a + 1), b) for a, b in itertools.pairwise(edges))]
     allowed = [-math.expm1(math.log1p(-delta) / keys) for _, keys in cells]
     if min(allowed) < 4 * noise.distance:
         raise ValueError(f"delta {delta:g} is below what the sampler resolves ({4 * most * noise.distance:.0e})")
@@ -402,6 +409,18 @@ def _laplace(signal: Signal, measure: Measure, epsilon: float) -> Mechanism:
             "bounds or give the interval a coarser step",
         )
     return Mechanism(measure=measure, name="discrete Laplace", distribution=discrete_laplace(scale), rho=epsilon**2 / 2)
+
+
+def _steps_of_95(mechanism: Mechanism) -> int:
+    """Smallest h with `P[|noise| <= h] >= 0.95`, in grid steps."""
+
+    def beyond(steps: int) -> float:
+        if mechanism.name == "discrete Gaussian":
+            return 2 * gaussian_tail_probability(mechanism.distribution, steps + 1)
+        ratio = math.exp(-1 / mechanism.distribution.scale)
+        return 2 * ratio ** (steps + 1) / (1 + ratio)
+
+    return next(steps for steps in itertools.count() if beyond(steps) <= 0.05)
 
 
 def _power_of_ten_above(value: float) -> Decimal:

@@ -185,8 +185,10 @@ def test_means_and_variances_are_what_noisy_ratios_are_on_average(name: str) -> 
 
 @pytest.mark.parametrize("name", CASES)
 def test_half_widths_hold_the_truth_in_95_of_100_releases(name: str) -> None:
-    """Of 10,000 releases 95 % give or take 1.2 % (5.5 standard errors); where noise is a few steps wide, exactly as
-    many as its distribution says. Half-widths a tenth too small or too large hold clearly fewer, or more."""
+    """Of 10,000 releases 95 % give or take 1.2 % (5.5 standard errors); where noise is a few steps wide, at least that
+    many, and as many as its distribution says. Half-widths a tenth too small or too large hold clearly fewer, or more
+    (of Laplace noise, which has heavier tails, 15 in 100).
+    """
     case = checked(name)
     tried, off = 0, 1.15 if case.plan.calibration.pure else 1.1  # Laplace noise has heavier tails
     for column, (values, _, rounding) in sums_of(case).items():
@@ -197,7 +199,8 @@ def test_half_widths_hold_the_truth_in_95_of_100_releases(name: str) -> None:
         expected, fine = 0.95, mechanism.distribution.stddev > 20
         if column != "s" and not fine:
             noise, chances = weights(mechanism)
-            expected = float(chances[np.abs(noise) <= half_width].sum())
+            expected = float(chances[np.abs(noise) <= half_width + 1e-9].sum())
+            assert expected >= 0.95 - 1e-12
         elif case.plan.calibration.pure and column == "s":
             expected = 0.945  # two Laplace noises, told as if their sum were normal
         for place, item in enumerate(ITEMS):

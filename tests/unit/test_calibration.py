@@ -276,6 +276,20 @@ def test_half_widths_hold_the_value_in_95_of_100_releases() -> None:
             assert np.std(error) == pytest.approx(calibration.stddev(output), rel=0.01)
 
 
+@pytest.mark.parametrize("budget", [ZCDP(0.3), ZCDP(3.0), ZCDP(8.0), PureDP(2.0), PureDP(3.0), PureDP(5.0)])
+def test_half_widths_of_narrow_noise_are_the_fewest_steps_that_hold_95_of_100(budget: Any) -> None:
+    signal = a_signal(aggregates={"n": Count()}, bounds=MANY, partitions=PUBLIC, budget_per_release=budget)
+    calibration, [output] = calibrated(signal), recipe_of(signal).outputs
+    scale = calibration.mechanisms[0].distribution.scale
+    x = np.arange(-2000, 2001)
+    weights = np.exp(-np.square(x / scale) / 2 if isinstance(budget, ZCDP) else -np.abs(x) / scale)
+    half = calibration.half_width(output)
+    assert calibration.stddev(output) < 20
+    assert half == round(half)
+    assert weights[np.abs(x) <= half].sum() >= 0.95 * weights.sum()
+    assert weights[np.abs(x) <= half - 1].sum() < 0.95 * weights.sum()
+
+
 def test_clipped_measurements_are_one_vector() -> None:
     """Under `ClipNorm` the shares set the scales: a row of full size has norm 1, and all noise together spends rho."""
     signal = a_signal(aggregates=WEIGHED, bounds=ClipNorm(l2=3.0), partitions=PUBLIC, budget_per_release=ZCDP(0.1))
