@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -150,21 +149,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]
     return lambda fault, layout: root / name_of(fault, layout)
 
 
-def released(folder: Path) -> dict[str, pa.Table]:
+def released(folder: Path) -> dict[str, bytes]:
     """The release's files, by name."""
     store = ReleaseStore(load_settings(folder).releases_dir)
     manifest = store.load("weekly/v1/2025-11-17")
     store.verify_files(manifest)
-    files = {file.name: pq.read_table(file) for file in store.data_files(manifest)}
-    assert sum(table.num_rows for table in files.values()) == 12
-    return files
+    files = store.data_files(manifest)
+    assert sum(pq.read_metadata(file).num_rows for file in files) == 12
+    return {file.name: file.read_bytes() for file in files}
 
 
 @pytest.mark.parametrize(("fault", "layout"), SCENARIOS)
-def test_every_file_holds_the_rows_of_the_local_one_in_order(
-    fault: str, layout: str, runs: Callable[[str, str], Path]
-) -> None:
-    """To the bit. Not to the file's byte: each JVM lists a column's encodings in another order in parquet's footer."""
+def test_every_file_is_the_local_one(fault: str, layout: str, runs: Callable[[str, str], Path]) -> None:
+    """To the byte."""
     assert released(runs(fault, layout)) == released(runs("local", layout))
 
 
