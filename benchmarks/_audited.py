@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from pipelines.accounting import GaussianEvent, LaplaceEvent, plan_epsilon, rele
 from pipelines.calibration import Calibration, calibrate
 from pipelines.definitions import (
     ZCDP,
+    AdaptiveWeights,
     ClipNorm,
     Count,
     CountDistinct,
@@ -42,6 +45,7 @@ from pipelines.definitions import (
     Signal,
     Sum,
     TopK,
+    UnitKind,
     Variance,
     VectorSum,
     WeightedUnits,
@@ -89,6 +93,7 @@ class Events:
         users, items, rows = (index.ravel() for index in np.indices(shape))
         return {
             "user": self.first_user + users,
+            "event": self.first_user + users,
             "item": np.array(self.items, dtype=np.int64)[items],
             "value": np.resize(np.array(self.values), self.rows)[rows],
             "choice": np.resize(np.array(self.values), self.rows)[rows].astype(np.int64),
@@ -226,6 +231,24 @@ CASES = (
         changes={"partitions": PrivateSelection(delta=EXPOSED, by=WeightedUnits(max_keys=4))},
     ),
     Case(
+        name="selection_in_two_rounds",
+        aggregates={"u": CountDistinct()},
+        without=(replace(CROWD, users=12, rows=1),),
+        unit=UNIT,
+        changes={"partitions": PrivateSelection(delta=EXPOSED, by=AdaptiveWeights(max_keys=4, first=0.5))},
+    ),
+    Case(
+        name="two_rounds_of_a_unit_s_own_keys",
+        aggregates={"u": CountDistinct()},
+        without=(replace(CROWD, items=(0, 1), users=40, rows=1),),
+        # The first round finds what others have too, and the second gives all of the unit's weight to a key of its own.
+        unit=replace(UNIT, items=(0, 1, 7)),
+        changes={
+            "partitions": PrivateSelection(delta=EXPOSED, by=AdaptiveWeights(max_keys=4, first=0.5)),
+            "budget_per_release": ZCDP(0.1),
+        },
+    ),
+    Case(
         name="pure_dp_count",
         aggregates={"n": Count()},
         unit=replace(UNIT, items=(0,)),
@@ -241,6 +264,11 @@ CASES = (
         name="user_day",
         aggregates={"n": Count()},
         changes={"privacy_unit": PrivacyUnit("user", per=timedelta(days=1))},
+    ),
+    Case(
+        name="one_event",
+        aggregates={"n": Count(), "s": Sum("value", GRID)},
+        changes={"privacy_unit": PrivacyUnit("event", kind=UnitKind.EVENT)},
     ),
 )
 """Every aggregate, bounding, selection, unit and mechanism."""
@@ -307,7 +335,9 @@ class Laboratory:
                 for m in noises
             ]
         equal_keys = (
-            isinstance(self.signal.bounds, KeepRandom) and self.signal.privacy_unit.relation is Relation.ADD_REMOVE_ONE
+            isinstance(self.signal.bounds, KeepRandom)
+            and self.signal.privacy_unit.relation is Relation.ADD_REMOVE_ONE
+            and self.recipe.first is None
         )
         return released_epsilon(gaussians, delta, selection, equal_keys=equal_keys)
 
@@ -321,13 +351,20 @@ class Laboratory:
         if self.seed is not None:
             key = ReleaseKey(f"{self.seed} {self.case.name} {batch} {with_unit}".encode())
         engine = Sparkless(signal=self.signal, recipe=self.recipe, calibration=self.calibration, key=key)
-        sums = engine.sums(
-            self._table(runs, with_unit=with_unit), end=END, domains=(None, self.case.items), change=self.fault.bounds
-        )
+        with TemporaryDirectory(prefix="hedgerow-audit-") as folder:
+            return self._features(self._released(engine, runs, Path(folder), with_unit=with_unit), runs)
+
+    def _released(self, engine: Sparkless, runs: int, folder: Path, *, with_unit: bool) -> pa.Table:
+        table, domains = self._table(runs, with_unit=with_unit), (None, self.case.items)
+        found = None
+        if self.recipe.first is not None:
+            weights = engine.sums(table, end=END, domains=domains, change=self.fault.bounds, first=True)
+            found = engine.first_round(weights, folder)
+        sums = engine.sums(table, end=END, domains=domains, change=self.fault.bounds, found=found)
         public = isinstance(self.signal.partitions, PublicPartitions) and self.fault.empty_groups
         items = np.array(self.case.items if public else (), dtype=np.int64)
         sums.append(engine.without_sums((np.repeat(np.arange(runs), len(items)), np.tile(items, runs))))
-        return self._features(engine.released(sums, change=self.fault.noising), runs)
+        return engine.released(sums, change=self.fault.noising, found=found)
 
     def _events(self, *, with_unit: bool) -> tuple[Events, ...]:
         if with_unit:
@@ -344,6 +381,7 @@ class Laboratory:
         columns: dict[str, Any] = {name: pa.array(np.tile(values, runs)) for name, values in one.items()}
         run = np.repeat(np.arange(runs), n)
         columns |= {"run": pa.array(run), "user": pa.array(run * USERS + np.tile(one["user"], runs))}
+        columns["event"] = columns["user"]
         columns["vector"] = pa.ListArray.from_arrays(
             pa.array(np.arange(0, 3 * n * runs + 1, 3, dtype=np.int32)), vectors
         )

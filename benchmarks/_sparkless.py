@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.calibration import Calibration
 from pipelines.definitions import Signal
 from pipelines.engine.bounding import bounds_of
+from pipelines.engine.first_round import FirstRound, Found
 from pipelines.engine.kernel import Bounds, Salts, bounded_sums
 from pipelines.engine.noisy import Noising
 from pipelines.engine.rows import RowPlan, Values, rows_of
@@ -44,6 +47,8 @@ class Sparkless:
         end: int,
         domains: Sequence[tuple[Any, ...] | None] = (),
         change: Callable[[Bounds], Bounds] = lambda bounds: bounds,
+        first: bool = False,
+        found: Found | None = None,
     ) -> list[pa.Table]:
         """Exact sums over bounded contributions; they may be in several tables.
 
@@ -52,6 +57,8 @@ class Sparkless:
             end: of the window, Unix time.
             domains: public values of each key, or None.
             change: for planted faults.
+            first: whether these are the weights of the first of two rounds of selection.
+            found: what `first_round` gave, in the second.
         """
         signal, length = self.signal, int(self.signal.window.length.total_seconds())
         per = signal.privacy_unit.per
@@ -73,9 +80,28 @@ class Sparkless:
             problems=(),
         )
         salts = Salts(rows=self.key.salt("rows"), partitions=self.key.salt("partitions"))
-        bounds = change(bounds_of(signal, self.recipe, self.calibration, salts))
+        bounds = change(bounds_of(signal, self.recipe, self.calibration, salts, first=first, found=found))
         made = rows_of(iter([(events, True)]), plan)
         return [pa.Table.from_batches([sums]) for one in made for sums in bounded_sums(one.rows, bounds)]
+
+    def first_round(self, weights: Sequence[pa.Table], folder: Path) -> Found | None:
+        """The keys that the first of two rounds finds, written to a folder; None where there is one round.
+
+        Args:
+            weights: of `sums(..., first=True)`.
+            folder: empty.
+        """
+        if self.recipe.first is None or self.calibration.first_threshold is None:
+            return None
+        stage = FirstRound(
+            source=KeyedNoise(self.key),
+            measurement=self.recipe.first,
+            sigma=self.calibration.mechanism(self.recipe.first).distribution.scale,
+            threshold=self.calibration.first_threshold,
+            keys=len(self.signal.entity.keys),
+        )
+        pq.write_table(stage.table(pa.concat_tables(weights)), folder / "part-0.parquet")
+        return Found(str(folder))
 
     def without_sums(self, keys: Sequence[NDArray[Any]]) -> pa.Table:
         """Public keys with nobody in them."""
@@ -86,8 +112,12 @@ class Sparkless:
         return pa.table(columns)
 
     def released(
-        self, sums: Sequence[pa.Table], *, change: Callable[[Noising], Noising] = lambda noising: noising
+        self,
+        sums: Sequence[pa.Table],
+        *,
+        change: Callable[[Noising], Noising] = lambda noising: noising,
+        found: Found | None = None,
     ) -> pa.Table:
         """The released rows."""
-        noising = change(Noising.of(self.signal, self.recipe, self.calibration, KeyedNoise(self.key)))
+        noising = change(Noising.of(self.signal, self.recipe, self.calibration, KeyedNoise(self.key), found))
         return noising.table(pa.concat_tables(sums, promote_options="default"))

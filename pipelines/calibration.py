@@ -206,12 +206,12 @@ def calibrate(signal: Signal, recipe: Recipe, reporting_delta: float, composed_e
             if recipe.first is None:
                 threshold = selection_threshold(units.distribution, most, selection, _weights(units.measure))
             else:
-                # The second round may put a unit's whole weight on any of its keys.
-                one = round(1 / units.measure.grid_step)
+                # Whatever the first round found: t new keys that it did not are t of at least t open ones, so each has
+                # at most 1 / sqrt(t) in the second round too.
                 first = next(mechanism for mechanism in mechanisms if mechanism.measure.name == recipe.first)
                 early = selection * _FIRST_DELTA
                 first_threshold = selection_threshold(first.distribution, most, early, _weights(first.measure))
-                threshold = selection_threshold(units.distribution, most, selection - early, lambda _: one)
+                threshold = selection_threshold(units.distribution, most, selection - early, _weights(units.measure))
         except ValueError as error:
             raise DefinitionError(signal.identity, f"partitions: {error}; make it larger") from None
     return Calibration(

@@ -15,7 +15,15 @@ from benchmarks._audited import CASES, FAULTS, Case, Fault
 from benchmarks.audit import audit
 
 BY_NAME = {case.name: case for case in CASES}
-HIDDEN = ("top_k", "quantiles", "selection_by_weight", "selection_of_a_unit_s_own_keys", "count_of_a_scattered_unit")
+HIDDEN = (
+    "top_k",
+    "quantiles",
+    "selection_by_weight",
+    "selection_in_two_rounds",
+    "selection_of_a_unit_s_own_keys",
+    "two_rounds_of_a_unit_s_own_keys",
+    "count_of_a_scattered_unit",
+)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

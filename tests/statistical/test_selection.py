@@ -7,6 +7,8 @@ and its power, computed, is above 0.99 for a scale that is a tenth off and for a
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mpmath
 import numpy as np
@@ -18,7 +20,7 @@ from scipy import stats
 from benchmarks._sparkless import Sparkless
 from pipelines import ZCDP, CountDistinct, KeepRandom, PrivateSelection, Signal
 from pipelines.calibration import calibrate, selection_threshold
-from pipelines.definitions import WeightedUnits
+from pipelines.definitions import AdaptiveWeights, WeightedUnits
 from pipelines.noise import discrete_gaussian
 from pipelines.recipes import recipe_of
 from tests.statistical.exact import FALSE_ALARM, KEY, draw, gaussian_tail
@@ -127,7 +129,12 @@ def run_engine(signal: Signal, keys_of_a_unit: int) -> tuple[Sparkless, NDArray[
     )
     recipe = recipe_of(signal)
     engine = Sparkless(signal=signal, recipe=recipe, calibration=calibrate(signal, recipe, 0.1), key=KEY)
-    released = engine.released(engine.sums(events, end=int(SPAN.end.timestamp())))
+    end = int(SPAN.end.timestamp())
+    with TemporaryDirectory(prefix="hedgerow-test-") as folder:
+        found = None
+        if recipe.first is not None:
+            found = engine.first_round(engine.sums(events, end=end, first=True), Path(folder))
+        released = engine.released(engine.sums(events, end=end, found=found), found=found)
     shown = released.column("item_id").to_numpy()
     # One key of each group: keys of one group share their units, and are not independent under sampling.
     shown = shown[shown % keys_of_a_unit == 0] // keys_of_a_unit
@@ -137,12 +144,23 @@ def run_engine(signal: Signal, keys_of_a_unit: int) -> tuple[Sparkless, NDArray[
 def shown_chances(
     engine: Sparkless, sampled: float, step: int, scale: float = 1.0, later: int = 0
 ) -> NDArray[np.float64]:
-    """In theory: the kept units are binomial, each weighs `step`, and the noise is the discrete Gaussian."""
-    units = engine.recipe.units
-    assert units is not None
-    sigma = engine.calibration.mechanism(units).distribution.scale * scale
-    assert engine.calibration.threshold is not None
-    least = engine.calibration.threshold + later - np.arange(51) * step
+    """In theory: the kept units are binomial, each weighs `step`, and the noise is the discrete Gaussian.
+
+    Of two rounds either may show a key, and units with one key give it the same weight in both.
+    """
+    calibration, recipe = engine.calibration, engine.recipe
+    rounds = ((recipe.first, calibration.first_threshold), (recipe.units, calibration.threshold))
+    hidden = np.ones(50)
+    for measurement, threshold in rounds:
+        if measurement is not None and threshold is not None:
+            sigma = calibration.mechanism(measurement).distribution.scale * scale
+            hidden *= 1 - round_chances(sigma, threshold + later, sampled, step)
+    return 1 - hidden
+
+
+def round_chances(sigma: float, threshold: int, sampled: float, step: int) -> NDArray[np.float64]:
+    """How often keys of 1 to 50 units reach a threshold."""
+    least = threshold - np.arange(51) * step
     tails = (
         stats.norm.sf((least - 0.5) / sigma) if sigma > 500 else [float(gaussian_tail(sigma, int(x))) for x in least]
     )
@@ -172,6 +190,7 @@ SCHEMES = {
     "a unit has one key": (ONE_ROW[1], 1, PrivateSelection(delta=1e-3), 0.02),
     "1 of a unit's 2 keys is kept": (ONE_ROW[1], 2, PrivateSelection(delta=1e-3), 0.02),
     "by weight, 2 keys of a unit": (ONE_ROW[3], 2, PrivateSelection(delta=1e-3, by=WeightedUnits(max_keys=9)), 0.06),
+    "in two rounds": (ONE_ROW[1], 1, PrivateSelection(delta=1e-3, by=AdaptiveWeights(max_keys=1, first=0.4)), 0.06),
 }
 
 
@@ -182,7 +201,7 @@ def test_the_engine_releases_keys_of_1_to_50_units_as_often_as_theory_says(schem
         aggregates={"users": CountDistinct()}, bounds=bounds, partitions=partitions, budget_per_release=ZCDP(rho)
     )
     engine, shown = run_engine(signal, keys_of_a_unit)
-    weighted = isinstance(partitions.by, WeightedUnits)
+    weighted = isinstance(partitions.by, WeightedUnits | AdaptiveWeights)
     measure = engine.recipe.measure(str(engine.recipe.units))
     step = int(1 / measure.grid_step / math.sqrt(keys_of_a_unit)) if weighted else 1
     sampled = 1.0 if weighted else bounds.max_partitions / keys_of_a_unit

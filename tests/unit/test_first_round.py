@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy import stats
 
 from pipelines import AdaptiveWeights, KeepRandom, PrivateSelection, WeightedUnits
 from pipelines.calibration import calibrate
@@ -80,6 +82,20 @@ def test_keys_are_found_by_all_their_columns(tmp_path: Path) -> None:
 
 def test_nothing_found_is_nothing(tmp_path: Path) -> None:
     assert not found_in(tmp_path, []).among({"__k0": pa.array(["a"])}).any()
+
+
+@pytest.mark.parametrize(("name", "share"), [("first_weight", 0.25), ("weight", 0.75)])
+def test_a_units_own_keys_show_by_its_weights_over_them(name: str, share: float) -> None:
+    """Either threshold is the smallest that hides t keys of weight `1 / sqrt(t)` each but for its part of delta."""
+    sigma = CALIBRATION.mechanism(f"selection.{name}").distribution.scale
+    threshold = CALIBRATION.first_threshold if name == "first_weight" else CALIBRATION.threshold
+    assert threshold is not None
+
+    def shown(least: int) -> float:
+        chances = [stats.norm.sf((least - 2**20 / math.sqrt(t)) / sigma) for t in range(1, 6)]
+        return float(max(-np.expm1(t * np.log1p(-p)) for t, p in enumerate(chances, start=1)))
+
+    assert shown(threshold) <= share * 1e-7 < shown(threshold - 20), "up to a few steps of 2^-20 for rounding"
 
 
 def test_both_rounds_are_paid_for() -> None:
