@@ -16,18 +16,45 @@ from pipelines.measurements import TREE_FANOUT, WEIGHTS, MeasureKind
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Indices", "Pairs", "Rows", "matrix_of", "summed"]
+__all__ = ["Codes", "Indices", "Pairs", "Rows", "matrix_of", "summed"]
 
 Indices = NDArray[np.int64]
 _BATCH_CELLS = 2**22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codes:
+    """The codes of sorted rows.
+
+    Attributes:
+        bits: of each code; 0 for a vector, which is not here.
+        words: all codes of a row in the lowest bits of one word, the first one uppermost; None: in columns.
+        columns: one array for each code where they do not fit a word; an empty one for a vector.
+    """
+
+    bits: tuple[int, ...]
+    words: Indices | None = None
+    columns: tuple[Indices, ...] = ()
+
+    def of(self, code: int) -> Indices:
+        """One code of every row, shape `(n,)`."""
+        if self.words is None:
+            return self.columns[code]
+        return (self.words >> sum(self.bits[code + 1 :])) & ((1 << self.bits[code]) - 1)
+
+    def at(self, rows: Indices) -> Codes:
+        """The codes of some rows."""
+        if self.words is not None:
+            return Codes(bits=self.bits, words=self.words[rows])
+        columns = tuple(column[rows] if len(column) else column for column in self.columns)
+        return Codes(bits=self.bits, columns=columns)
 
 
 @dataclass(slots=True, kw_only=True)
 class Rows:
     """Rows sorted by (unit, key), equal codes side by side; each (unit, key) is a pair."""
 
-    codes: list[Indices]
-    """One array for each narrow code; an empty one for a vector."""
+    codes: Codes
     order: Indices | None
     """Where each row was, if it has to be known."""
     starts: Indices
@@ -60,7 +87,7 @@ class Pairs:
             return np.full(len(starts), one.steps, dtype=np.int64)
         if one.kind is MeasureKind.ROWS:
             return self._row_counts() * one.steps
-        codes = self.rows.codes[one.code] + one.offset
+        codes = self.rows.codes.of(one.code) + one.offset
         if one.kind is MeasureKind.CENTRED_SQUARES:
             codes = codes * codes - one.centre
         if self.chosen is not None:
@@ -83,7 +110,7 @@ class Pairs:
     def bins(self, one: Sum) -> tuple[Indices, Indices, Indices]:
         """(pair, bin, rows) for each bin of each pair that has some."""
         places, pair = self.rows_kept()
-        index = self.rows.codes[one.code][places]
+        index = self.rows.codes.at(places).of(one.code)
         inside = index < one.width
         cells, found = np.unique(pair[inside] * one.width + index[inside], return_counts=True)
         return cells // one.width, cells % one.width, found.astype(np.int64)

@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Hashes", "content_hashes", "dense_codes", "first_rows", "joint_codes", "mixed", "mixed_with", "row_hashes"]
+__all__ = [
+    "Hashes",
+    "content_hashes",
+    "dense_codes",
+    "encoded",
+    "first_rows",
+    "joint_codes",
+    "mixed",
+    "mixed_with",
+    "row_hashes",
+]
 
 Hashes = NDArray[np.uint64]
 
@@ -105,7 +115,8 @@ def dense_codes(column: pa.ChunkedArray[Any] | pa.Array[Any]) -> tuple[NDArray[n
         chunks: list[Any] = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
         # Chunks share a dictionary (`Table.unify_dictionaries`).
         codes = [chunk.indices.to_numpy() for chunk in chunks]
-        return np.concatenate(codes).astype(np.int64), chunks[0].dictionary
+        joined = codes[0] if len(codes) == 1 else np.concatenate(codes)
+        return joined.astype(np.int64, copy=False), chunks[0].dictionary
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if pa.types.is_int64(column.type) and len(column) and not column.null_count:
@@ -114,6 +125,14 @@ def dense_codes(column: pa.ChunkedArray[Any] | pa.Array[Any]) -> tuple[NDArray[n
             return found[0], pa.array(found[1])
     encoded: Any = column.dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
+
+
+def encoded(column: pa.ChunkedArray[Any]) -> pa.Array[Any]:
+    """A column as its dense codes and distinct values, so that whoever asks `dense_codes` for them finds them there."""
+    import pyarrow as pa
+
+    codes, distinct = dense_codes(column)
+    return pa.DictionaryArray.from_arrays(codes, distinct)
 
 
 def joint_codes(table: pa.Table, columns: Sequence[str]) -> tuple[NDArray[np.int64], int]:

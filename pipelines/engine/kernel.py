@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.engine.bounds import Bounds, Salts, Sum
-from pipelines.engine.contributions import Indices, Pairs, Rows, matrix_of, summed
+from pipelines.engine.contributions import Codes, Indices, Pairs, Rows, matrix_of, summed
 from pipelines.engine.hashing import (
     Hashes,
     content_hashes,
@@ -103,17 +103,15 @@ def _sorted(table: pa.Table, bounds: Bounds, units: Indices, keys: Indices) -> R
             word <<= bits
             word |= table.column(f"__v{i}").to_numpy()
         word.sort()
-        codes, rest = [], code_bits
-        for bits in bounds.bits:
-            rest -= bits
-            codes.append((word >> rest) & ((1 << bits) - 1))
+        codes = Codes(bits=bounds.bits, words=word)
         pairs = word >> code_bits
     else:
         columns = [_narrow(table, i) if bits else _vector_order(table, i) for i, bits in enumerate(bounds.bits)]
         order = np.lexsort((*reversed(columns), keys, units))
-        codes = [
+        narrow = (
             column[order] if bits else np.zeros(0, np.int64) for column, bits in zip(columns, bounds.bits, strict=True)
-        ]
+        )
+        codes = Codes(bits=bounds.bits, columns=tuple(narrow))
         pairs = (units[order] << key_bits) | keys[order]
     starts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
     first = pairs[starts]
@@ -217,7 +215,7 @@ def _restricted(rows: Rows, kept: Indices) -> Rows:
     """The rows of some pairs alone."""
     at, starts, stops = _rows_of(rows, kept)
     return Rows(
-        codes=[codes[at] if len(codes) else codes for codes in rows.codes],
+        codes=rows.codes.at(at),
         order=None if rows.order is None else rows.order[at],
         starts=starts,
         stops=stops,
@@ -253,7 +251,8 @@ def _chosen_rows(rows: Rows, pair_hashes: Hashes, bounds: Bounds, table: pa.Tabl
         chosen[at] = within < bounds.max_rows
         return chosen
     group = np.repeat(np.arange(len(crowded)), lengths)
-    codes = [_codes_at(rows, bounds, i, at, table) for i in range(len(bounds.bits))]
+    narrow = rows.codes.at(at)
+    codes = [narrow.of(i) if bits else _vector_hashes(rows, i, at, table) for i, bits in enumerate(bounds.bits)]
     # j numbers rows that are equal in unit, key and codes; such rows are side by side.
     new = np.concatenate([[True], group[1:] != group[:-1]])
     for code in codes:
@@ -272,10 +271,8 @@ def _chosen_rows(rows: Rows, pair_hashes: Hashes, bounds: Bounds, table: pa.Tabl
     return chosen
 
 
-def _codes_at(rows: Rows, bounds: Bounds, code: int, at: Indices, table: pa.Table) -> Indices:
-    """A code at some sorted rows; of vectors, a hash of their contents."""
-    if bounds.bits[code]:
-        return rows.codes[code][at]
+def _vector_hashes(rows: Rows, code: int, at: Indices, table: pa.Table) -> Indices:
+    """A hash of the contents of a vector at some sorted rows."""
     assert rows.order is not None
     matrix = matrix_of(table, code)[rows.order[at]]
     hashes = np.zeros(len(at), dtype=np.uint64)

@@ -116,7 +116,7 @@ class Layout:
         codes, distinct = dense_codes(column)
         return self._buckets(distinct)[codes]
 
-    def check_bucket(self, column: pa.ChunkedArray[Any], bucket: int) -> None:
+    def check_bucket(self, column: pa.Array[Any] | pa.ChunkedArray[Any], bucket: int) -> None:
         """Checks that all persons belong to a bucket: otherwise one may lie in two, and the bounds would fail.
 
         Raises:

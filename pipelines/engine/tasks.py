@@ -20,7 +20,7 @@ import numpy as np
 
 from pipelines.engine.bounds import Bounds
 from pipelines.engine.exchange import Item, packed, split
-from pipelines.engine.hashing import row_hashes
+from pipelines.engine.hashing import encoded, row_hashes
 from pipelines.engine.kernel import bounded_sums
 from pipelines.engine.layout import Layout
 from pipelines.engine.rows import RowPlan, rows_of
@@ -251,5 +251,7 @@ class Clustered:
                 told.append(self.sent.told(late_units=_distinct_units(pa.concat_tables(late))))
             if tables:
                 rows = pa.concat_tables(tables).combine_chunks()
-                self.layout.check_bucket(rows.column(f"__u{self.plan.units.index(self.layout.person)}"), bucket.index)
-                yield from bounded_sums(rows, self.bounds)
+                place = self.plan.units.index(self.layout.person)
+                persons = encoded(rows.column(place))
+                self.layout.check_bucket(persons, bucket.index)
+                yield from bounded_sums(rows.set_column(place, f"__u{place}", persons), self.bounds)
