@@ -1,17 +1,18 @@
 """GetEmbeddings, StreamEmbeddings and Search: vectors by id, and the nearest ones.
 
 Functions of one publication and one request; answers are serialised messages, written around arrays (`serving.wire`).
+A request may come as a message or in its wire form, which the usual ones are read from directly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from governance.errors import NotServed
 from serving.access import Permit
 from serving.columns import bitmap, encode_ids, get_ids
 from serving.index import Hits, VectorSpace
@@ -25,15 +26,16 @@ from serving.limits import (
     MAX_STREAM_ROWS,
     MAX_TAGS,
 )
-from serving.problems import FieldProblem, TooLarge, shown
+from serving.problems import FieldProblem, TooLarge
+from serving.space_plans import SpacePlan, asked_ids, asked_neighbors, space_plan
 from serving.state import Published
 from serving.v1 import embeddings_pb2, values_pb2
-from serving.wire import Buffer, delimited, header, packed, uint
+from serving.wire import Buffer, delimited, header, packed, parsed, uint
 
 __all__ = ["get_embeddings", "search", "search_space", "stream_embeddings"]
 
 
-def get_embeddings(published: Published, request: embeddings_pb2.GetEmbeddingsRequest, permit: Permit) -> bytes:
+def get_embeddings(published: Published, request: embeddings_pb2.GetEmbeddingsRequest | bytes, permit: Permit) -> bytes:
     """Answers one request with a serialised `GetEmbeddingsResponse`.
 
     Raises:
@@ -41,11 +43,16 @@ def get_embeddings(published: Published, request: embeddings_pb2.GetEmbeddingsRe
         NotServed: no such space.
         AccessDenied: the caller may not read it.
     """
-    space = _space(published, request.space)
-    ids = _ids(space, request.ids, "ids", MAX_ROWS)
-    _check_size(space, len(ids), "ids")
-    permit((request.space,), len(ids))
-    return _encode_vectors(published, space, ids)
+    known = asked_ids(published, request) if isinstance(request, bytes) else None
+    if known is not None:
+        plan, ids = known
+    else:
+        message = parsed(embeddings_pb2.GetEmbeddingsRequest, request) if isinstance(request, bytes) else request
+        plan = space_plan(published, message.space)
+        ids = _ids(plan.space, message.ids, "ids", MAX_ROWS)
+    _check_size(plan.space, len(ids), "ids")
+    permit(plan.resources, len(ids))
+    return _encode_vectors(plan, ids)
 
 
 def stream_embeddings(
@@ -56,18 +63,19 @@ def stream_embeddings(
     Raises:
         RequestInvalid, NotServed, AccessDenied: as `get_embeddings`.
     """
-    space = _space(published, request.request.space)
+    plan = space_plan(published, request.request.space)
+    space = plan.space
     step = request.part_rows or min(MAX_ROWS, MAX_MESSAGE_BYTES // (8 * space.meta.dimension))
     if step > MAX_ROWS:
         raise FieldProblem("part_rows", f"found {step:,}, allowed: 1 to {MAX_ROWS:,}, or 0 for as many")
     _check_size(space, step, "part_rows")
     ids = _ids(space, request.request.ids, "request.ids", MAX_STREAM_ROWS)
-    permit((request.request.space,), len(ids))
+    permit(plan.resources, len(ids))
     for start in range(0, len(ids), step):
-        yield delimited(1, _encode_vectors(published, space, ids[start : start + step]))
+        yield delimited(1, _encode_vectors(plan, ids[start : start + step]))
 
 
-def search(published: Published, request: embeddings_pb2.SearchRequest, permit: Permit) -> bytes:
+def search(published: Published, request: embeddings_pb2.SearchRequest | bytes, permit: Permit) -> bytes:
     """Answers one request, which may hold many queries, with a serialised `SearchResponse`.
 
     Raises:
@@ -75,66 +83,83 @@ def search(published: Published, request: embeddings_pb2.SearchRequest, permit: 
         NotServed: no such space.
         AccessDenied: the caller may not read it.
     """
-    return search_space(published, request, permit)[0]
+    if not isinstance(request, bytes):
+        return search_space(published, request, permit)[0]
+    if (known := asked_neighbors(published, request)) is None:
+        return search_space(published, parsed(embeddings_pb2.SearchRequest, request), permit)[0]
+    plan, values, k = known
+    _check_k(k, "")
+    queries = _checked_vectors(plan.space, values, "")
+    permit(plan.resources, len(queries))
+    hits = plan.space.search(queries, k)
+    return _encode_hits(plan, hits, None, plan.space.ids(hits.rows))
 
 
 def search_space(
     published: Published, request: embeddings_pb2.SearchRequest, permit: Permit, where: str = ""
 ) -> tuple[bytes, VectorSpace, NDArray[Any]]:
     """`search` as a part of another request, whose field paths begin with `where`: answer, space and the ids found."""
-    space = _space(published, request.space)
-    if not 1 <= request.k <= MAX_NEIGHBORS:
-        raise FieldProblem(f"{where}k", f"found {request.k:,}, allowed: 1 to {MAX_NEIGHBORS:,}")
+    plan = space_plan(published, request.space)
+    space = plan.space
+    _check_k(request.k, where)
     minimum = request.minimum_score if request.HasField("minimum_score") else None
     if minimum is not None and np.isnan(minimum):
         raise FieldProblem(f"{where}minimum_score", "found NaN, allowed: a number")
-    if len(request.tags) > MAX_TAGS:
-        raise TooLarge(f"{where}tags", "tags", len(request.tags), MAX_TAGS)
+    tags = tuple(request.tags)
+    if len(tags) > MAX_TAGS:
+        raise TooLarge(f"{where}tags", "tags", len(tags), MAX_TAGS)
     conditions: dict[str, NDArray[np.int64]] = {}
-    for name, message, most in (("exclude", request.exclude, MAX_EXCLUDED), ("allow", request.allow, MAX_ALLOWED)):
-        if message.WhichOneof("values") is not None:
-            rows, known = space.find(_ids(space, message, f"{where}{name}", most))
-            conditions[name] = rows[known]
+    if request.HasField("exclude"):
+        conditions |= _condition(space, request.exclude, "exclude", MAX_EXCLUDED, where)
+    if request.HasField("allow"):
+        conditions |= _condition(space, request.allow, "allow", MAX_ALLOWED, where)
     queries, own_rows, found = _queries(space, request, where)
-    permit((request.space,), len(found))
+    permit(plan.resources, len(queries) if found is None else len(found))
     hits = space.search(
         queries,
         request.k,
         own_rows=None if request.include_self else own_rows,
         minimum_score=minimum,
-        tags=tuple(request.tags),
+        tags=tags,
         **conditions,
     )
     ids = space.ids(hits.rows)
-    return _encode_hits(published, space, hits, found, ids), space, ids
+    return _encode_hits(plan, hits, found, ids), space, ids
 
 
-def _encode_vectors(published: Published, space: VectorSpace, ids: NDArray[Any]) -> bytes:
+def _encode_vectors(plan: SpacePlan, ids: NDArray[Any]) -> bytes:
     """A serialised `GetEmbeddingsResponse`."""
-    rows, found = space.find(ids)
-    vectors = space.vectors(rows)
+    space = plan.space
+    rows = space.locate(ids)
+    if len(rows) and rows[rows.argmax()] < space.meta.rows:  # all found
+        raw = space.vectors(rows)
+        return b"".join((header(1, raw.nbytes), raw.data, plan.vectors_end))
+    found = rows < space.meta.rows
+    raw = space.vectors(np.where(found, rows, 0))
+    raw[~found] = 0
     bits = bitmap(found)
-    if bits:
-        vectors[~found] = 0
-    raw = np.ascontiguousarray(vectors, dtype="<f4")
+    dimension = uint(2, space.meta.dimension)
     parts: tuple[Buffer, ...] = (
         header(1, raw.nbytes) if raw.nbytes else b"",
         raw.data,
-        uint(2, space.meta.dimension),
+        dimension,
         delimited(3, bits) if bits else b"",
-        delimited(4, space.meta.release_id.encode()),
-        uint(5, published.sequence),
+        plan.vectors_end[len(dimension) :],
     )
     return b"".join(parts)
 
 
-def _encode_hits(
-    published: Published, space: VectorSpace, hits: Hits, found: NDArray[np.bool_], ids: NDArray[Any]
-) -> bytes:
-    """A serialised `SearchResponse`. A query whose id has no vector has no neighbors."""
-    bits = bitmap(found)
+def _encode_hits(plan: SpacePlan, hits: Hits, found: NDArray[np.bool_] | None, ids: NDArray[Any]) -> bytes:
+    """A serialised `SearchResponse`. A query whose id has no vector has no neighbors.
+
+    Args:
+        found: which queries have a vector; None: all.
+        ids: of the hits.
+    """
+    bits = b"" if found is None else bitmap(found)
     counts = hits.counts.astype("<u4")
     if bits:
+        assert found is not None, "there are no bits of nothing"
         counts = np.zeros(len(found), dtype="<u4")
         counts[found] = hits.counts
     whole = b"".join(
@@ -143,8 +168,7 @@ def _encode_hits(
             delimited(2, encode_ids(ids)),
             packed(3, hits.scores.astype("<f4", copy=False)),
             delimited(4, bits) if bits else b"",
-            delimited(5, space.meta.release_id.encode()),
-            uint(6, published.sequence),
+            plan.hits_end,
         )
     )
     if len(whole) > MAX_MESSAGE_BYTES:
@@ -152,12 +176,9 @@ def _encode_hits(
     return whole
 
 
-def _space(published: Published, name: str) -> VectorSpace:
-    space = published.spaces.get(name)
-    if space is None:
-        known = ", ".join(sorted(published.spaces)) or "none"
-        raise NotServed(f"no embedding space {shown(name)}; published: {known}")
-    return space
+def _check_k(k: int, where: str) -> None:
+    if not 1 <= k <= MAX_NEIGHBORS:
+        raise FieldProblem(f"{where}k", f"found {k:,}, allowed: 1 to {MAX_NEIGHBORS:,}")
 
 
 def _check_size(space: VectorSpace, rows: int, where: str) -> None:
@@ -177,10 +198,23 @@ def _ids(space: VectorSpace, message: values_pb2.Ids, where: str, most: int, wha
     return ids
 
 
+def _condition(
+    space: VectorSpace, message: values_pb2.Ids, name: str, most: int, where: str
+) -> dict[str, NDArray[np.int64]]:
+    """The rows that a condition names, by its name; nothing where it has no ids."""
+    if message.WhichOneof("values") is None:
+        return {}
+    rows, there = space.find(_ids(space, message, f"{where}{name}", most))
+    return {name: rows[there]}
+
+
 def _queries(
     space: VectorSpace, request: embeddings_pb2.SearchRequest, where: str
-) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, NDArray[np.bool_]]:
-    """The query vectors to search with `(m, d)`, the row each one is, if any, and which of the q queries they are."""
+) -> tuple[NDArray[np.float32], NDArray[np.int64] | None, NDArray[np.bool_] | None]:
+    """The query vectors to search with `(m, d)`, the row each one is, if any, and which of the q queries they are.
+
+    None of the latter: all.
+    """
     kind = request.WhichOneof("queries")
     if kind == "ids":
         rows, found = space.find(_ids(space, request.ids, f"{where}ids", MAX_QUERIES, "queries"))
@@ -192,9 +226,15 @@ def _queries(
         raise FieldProblem(
             f"{where}vectors", f"found {len(request.vectors):,} bytes, allowed: a multiple of {width} (dimension * 4)"
         )
-    if len(request.vectors) // width > MAX_QUERIES:
-        raise TooLarge(f"{where}vectors", "queries", len(request.vectors) // width, MAX_QUERIES)
-    vectors = np.frombuffer(request.vectors, "<f4").reshape(-1, space.meta.dimension)
-    if not np.isfinite(vectors).all():
+    return _checked_vectors(space, np.frombuffer(request.vectors, "<f4"), where), None, None
+
+
+def _checked_vectors(space: VectorSpace, values: NDArray[np.float32], where: str) -> NDArray[np.float32]:
+    """Whole vectors, one after another, as `(q, d)`: not too many, and finite."""
+    vectors = values.reshape(-1, space.meta.dimension)
+    if len(vectors) > MAX_QUERIES:
+        raise TooLarge(f"{where}vectors", "queries", len(vectors), MAX_QUERIES)
+    # A sum of squares is finite only where all values are, and quicker to ask; it may overflow where they are.
+    if not isfinite(np.vdot(values, values)) and not np.isfinite(values).all():
         raise FieldProblem(f"{where}vectors", "found NaN or infinite values, allowed: finite ones")
-    return vectors, None, np.ones(len(vectors), dtype=bool)
+    return vectors

@@ -25,6 +25,7 @@ from governance.errors import NotPublished, PublicationCorrupt
 from governance.settings import Settings
 from serving.index import VectorSpace
 from serving.plans import FeaturePlan
+from serving.space_plans import SpacePlan
 
 __all__ = ["CatalogueFile", "Published", "open_published"]
 
@@ -57,6 +58,7 @@ class Published:
         reader: reads the views' rows; None where there are no views.
         snapshots: view → its release snapshot, for the views that are answered from one.
         clock: gives the time by which rows grow too old.
+        space_plans: wire form of a space's name → what its answers have in common; see `serving.space_plans`.
         plans: selection's wire form → what it means here and the cached bytes of its answers; see `serving.plans`.
     """
 
@@ -69,6 +71,7 @@ class Published:
     snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     plans: dict[bytes, FeaturePlan] = field(default_factory=dict)
+    space_plans: dict[bytes, SpacePlan] = field(default_factory=dict)
 
 
 def open_published(

@@ -71,7 +71,7 @@ def threads(number: int) -> Iterator[None]:
 def normalise(matrix: Matrix) -> Matrix:
     """The rows at Euclidean length 1, a copy; a row of zeros stays."""
     unit = np.array(matrix, dtype=np.float32, order="C")
-    faiss.normalize_L2(unit)
+    faiss.fvec_renorm_L2(unit.shape[1], len(unit), faiss.swig_ptr(unit))
     return unit
 
 

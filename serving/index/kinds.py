@@ -49,12 +49,14 @@ class IndexKind(StrEnum):
     @property
     def graph(self) -> bool:
         """Whether effort is the breadth of a walk over a graph."""
-        return self in {IndexKind.HNSW, IndexKind.HNSW_SQ8}
+        return self is IndexKind.HNSW or self is IndexKind.HNSW_SQ8
 
     @property
     def compared_again(self) -> int:
         """Candidates fetched for each neighbor and compared with the vectors themselves; 0: scores are exact."""
-        return {IndexKind.HNSW_SQ8: 2, IndexKind.IVF_SQ8: 2, IndexKind.IVF_PQ: 16}.get(self, 0)
+        if self is IndexKind.IVF_PQ:
+            return 16
+        return 2 if self is IndexKind.HNSW_SQ8 or self is IndexKind.IVF_SQ8 else 0
 
 
 def candidates(rows: int, dimension: int, *, recall: float, memory_bytes: int | None = None) -> tuple[IndexKind, ...]:

@@ -4,6 +4,7 @@ index.faiss     the FAISS index; its vector i is row i, at length 1 for cosine
 vectors.f32     the vectors as released: n * d little-endian float32, row after row
 unit.f32        the same at length 1; cosine only, and only where they are not so already
 ids.i64         n int64 ids, and
+places.i64      which row each has, if they lie close together (`featurestore.rows.PlaceTable`), else
 order.i64       the rows in the ids' order; or
 ids.json        n string ids
 tags.json       the tags, sorted
@@ -36,6 +37,7 @@ __all__ = [
     "INDEX",
     "NAMES",
     "ORDER",
+    "PLACES",
     "PROBES",
     "SCHEMA",
     "UNIT",
@@ -51,7 +53,7 @@ __all__ = [
 
 SCHEMA: Final = "hedgerow.space/2"
 INDEX, VECTORS, UNIT, PROBES = "index.faiss", "vectors.f32", "unit.f32", "probes.f32"
-IDS, ORDER, NAMES = "ids.i64", "order.i64", "ids.json"
+IDS, PLACES, ORDER, NAMES = "ids.i64", "places.i64", "order.i64", "ids.json"
 
 _META = "meta.json"
 _TAGS, _TAG_ROWS, _TAG_ENDS = "tags.json", "tags.rows.i64", "tags.ends.i64"
@@ -159,7 +161,9 @@ def verified(directory: Path) -> SpaceMeta:
         raise NotPublished(f"{directory}: no vector space here; run 'hedgerow publish'") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise corrupt(directory, _META) from None
-    ids = {IDS, ORDER} if meta.key_type == "int64" else {NAMES}
+    ids = {NAMES}
+    if meta.key_type == "int64":
+        ids = {IDS, PLACES if PLACES in meta.files else ORDER}
     if lacking := sorted((ids | _ALWAYS) - set(meta.files)):
         raise corrupt(directory, lacking[0])
     for name, (size, digest) in meta.files.items():

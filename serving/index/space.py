@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.rows import PlaceTable
 from serving.index.engine import Matrix, Rows, allowed, compare, mapped, nearest, normalise, threads
 from serving.index.gpu import Accelerated, accelerated
 from serving.index.kinds import IndexKind
@@ -19,6 +20,7 @@ from serving.index.layout import (
     INDEX,
     NAMES,
     ORDER,
+    PLACES,
     PROBES,
     UNIT,
     VECTORS,
@@ -66,8 +68,8 @@ class VectorSpace:
     """
 
     __slots__ = (
-        "_compared", "_gpu", "_ids", "_index", "_l2", "_order", "_positions", "_removed", "_tags", "_vectors",
-        "directory", "meta",
+        "_compared", "_gpu", "_ids", "_index", "_l2", "_order", "_places", "_positions", "_removed", "_tags",
+        "_vectors", "directory", "meta",
     )  # fmt: skip
 
     def __init__(self, directory: Path) -> None:
@@ -84,6 +86,7 @@ class VectorSpace:
         self._l2 = meta.metric == "l2"
         self._ids: NDArray[Any]
         self._order = _NO_ROWS
+        self._places: PlaceTable | None = None
         self._positions: dict[str, int] = {}
         self._removed = _NO_ROWS
         try:
@@ -92,7 +95,11 @@ class VectorSpace:
             self._compared: Matrix = read_array(unit, "<f4", shape) if UNIT in meta.files else self._vectors
             if meta.key_type == "int64":
                 self._ids = read_array(directory / IDS, "<i8", shape[:1])
-                self._order = read_array(directory / ORDER, "<i8", shape[:1])
+                if PLACES in meta.files:
+                    size = meta.files[PLACES][0] // 8
+                    self._places = PlaceTable.checked(self._ids, read_array(directory / PLACES, "<i8", (size,)))
+                else:
+                    self._order = read_array(directory / ORDER, "<i8", shape[:1])
             else:
                 names = json.loads((directory / NAMES).read_bytes())
                 self._ids = np.array(names, dtype=object)
@@ -155,25 +162,31 @@ class VectorSpace:
         Returns:
             Rows `(n,)`, 0 where not found, and whether each was found, `(n,)`.
         """
-        if self.meta.key_type == "int64":
+        rows = self.locate(ids)
+        found = rows < self.meta.rows
+        return np.where(found, rows, 0), found
+
+    def locate(self, ids: NDArray[np.int64] | Sequence[str]) -> Rows:
+        """The rows of ids, `(n,)`; `meta.rows` where there is none. See `find`."""
+        none = self.meta.rows
+        if self._places is not None:
+            rows = self._places.find(np.asarray(ids, dtype=np.int64))
+        elif self.meta.key_type == "int64":
             wanted = np.asarray(ids, dtype=np.int64)
-            places = np.minimum(np.searchsorted(self._ids, wanted, sorter=self._order), self.meta.rows - 1)
-            rows: Rows = self._order[places]
-            found = self._ids[rows] == wanted
+            places = np.minimum(np.searchsorted(self._ids, wanted, sorter=self._order), none - 1)
+            rows = self._order[places]
+            rows = np.where(self._ids[rows] == wanted, rows, none)
         else:
-            rows = np.fromiter((self._positions.get(name, -1) for name in ids), np.int64, len(ids))
-            found = rows >= 0
-        if self._removed.size:
-            found &= ~_among(rows, self._removed)
-        return np.where(found, rows, 0), np.asarray(found)
+            rows = np.fromiter((self._positions.get(name, none) for name in ids), np.int64, len(ids))
+        return np.where(_among(rows, self._removed), none, rows) if self._removed.size else rows
 
     def ids(self, rows: Rows) -> NDArray[Any]:
         """The ids of rows: `(n,)` int64, or texts in an object array."""
-        return self._ids[rows]
+        return self._ids.take(rows)
 
     def vectors(self, rows: Rows) -> Matrix:
         """The released vectors of rows, `(n, d)`, a copy."""
-        return self._vectors[rows]
+        return self._vectors.take(rows, axis=0)
 
     # --- searching -------------------------------------------------------------------------------------------------
 
@@ -205,17 +218,20 @@ class VectorSpace:
         queries = (
             normalise(queries) if self.meta.metric == "cosine" else np.ascontiguousarray(queries, dtype=np.float32)
         )
-        hidden = self._removed if exclude is None else np.union1d(exclude, self._removed)
         if not len(queries):
             return _hits(np.empty((0, 1), np.float32), np.empty((0, 1), np.int64), minimum_score)
+        hidden = self._removed if exclude is None else np.union1d(exclude, self._removed)
         if tags or allow is not None:
             scores, rows = self._selected(queries, k, own_rows, self._eligible(tags, allow, hidden))
         elif len(hidden) or own_rows is not None:
             scores, rows = self._fetched(queries, k, own_rows, hidden)
         else:
             scores, rows = self._nearest(queries, min(k, self.meta.rows), self.meta.tuning.effort(k))
-            if rows[:, -1].min() < 0:
+            last = rows[:, -1]
+            if last[last.argmin()] < 0:
                 scores, rows = self._filled(queries, scores, rows, np.arange(self.meta.rows), None)
+            elif minimum_score is None:  # all there, as they mostly are
+                return Hits(counts=np.full(len(rows), rows.shape[1]), rows=rows.ravel(), scores=scores.ravel())
         return _hits(scores, rows, minimum_score)
 
     def _nearest(self, queries: Matrix, k: int, effort: int, selector: Any = None) -> tuple[Matrix, Rows]:
@@ -327,10 +343,6 @@ def _first(scores: Matrix, rows: Rows, keep: NDArray[np.bool_], k: int) -> tuple
 
 
 def _hits(scores: Matrix, rows: Rows, minimum_score: float | None) -> Hits:
-    if minimum_score is None and rows.size and rows.min() >= 0:
-        counts = np.empty(len(rows), np.int64)
-        counts.fill(rows.shape[1])
-        return Hits(counts=counts, rows=rows.ravel(), scores=scores.ravel())
     keep = rows >= 0
     if minimum_score is not None:
         keep &= scores >= np.float32(minimum_score)

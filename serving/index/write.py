@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from featurestore.rows import PlaceTable
 from governance.canonical import canonical_bytes, sha256_file
 from serving.index.engine import Matrix, Rows, faiss, normalise, threads, trained
 from serving.index.kinds import METRICS, IndexKind, candidates, lists
@@ -18,6 +19,7 @@ from serving.index.layout import (
     INDEX,
     NAMES,
     ORDER,
+    PLACES,
     PROBES,
     UNIT,
     VECTORS,
@@ -146,7 +148,11 @@ def _write_ids(directory: Path, ids: Ids, order: Rows) -> None:
     if isinstance(ids, np.ndarray):
         kept = ids[order].astype("<i8")
         kept.tofile(directory / IDS)
-        np.argsort(kept, kind="stable").astype("<i8").tofile(directory / ORDER)
+        table = PlaceTable.of(kept)
+        if table is not None:
+            table.places.tofile(directory / PLACES)
+        else:
+            np.argsort(kept, kind="stable").astype("<i8").tofile(directory / ORDER)
     else:
         (directory / NAMES).write_bytes(canonical_bytes([ids[row] for row in order]))
 
