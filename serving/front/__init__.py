@@ -10,7 +10,8 @@ Reading guide
     methods     what answers a path, and how
     call        one call, as its handler sees it (`grpc.ServicerContext`)
     bodies      messages within DATA, and what they may not be
-    connection  frames in, calls out; what a peer may not do
+    connection  frames in, and what they say of the connection
+    streams     header blocks and DATA in, calls out; what a peer may not do
     sender      answers in, frames out, as the peer's windows allow
     dispatch    on the loop or on a thread; what is refused
     server      listening, TLS, draining
@@ -18,9 +19,9 @@ Reading guide
 Not served: streams of requests (but for reflection), HTTP/1, h2c by upgrade, compressed answers, server push.
 """
 
-from serving.front.connection import Limits
 from serving.front.dispatch import Dispatcher
 from serving.front.methods import QUICK, MethodTable, handlers_of
 from serving.front.server import Front
+from serving.front.streams import Limits
 
 __all__ = ["QUICK", "Dispatcher", "Front", "Limits", "MethodTable", "handlers_of"]

@@ -13,6 +13,8 @@ __all__ = ["MESSAGE_HEADER", "Refused", "check_started", "one_message", "taken_m
 
 MESSAGE_HEADER: Final = struct.Struct(">BL")
 """Whether the message is compressed, and its length."""
+MAX_INFLATED_BYTES: Final = 1024 * 1024
+"""Of a message that came compressed: a thousandth of it is enough to ask for so much work. Larger ones come plain."""
 _HEADER_BYTES: Final = 5
 _CUT: Final = "a message that is cut short"
 _TWO: Final = "more than one message in a call that takes one"
@@ -84,15 +86,19 @@ def taken_messages(body: bytearray, encoding: str, most: int) -> Iterator[bytes]
 def _inflated(body: bytes, compressed: int, encoding: str, most: int) -> bytes:
     if compressed != 1 or encoding == "identity":
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "a compressed message without grpc-encoding")
+    most = min(most, MAX_INFLATED_BYTES)
     inflate = zlib.decompressobj(31 if encoding == "gzip" else 15)
     try:
         whole = inflate.decompress(memoryview(body)[_HEADER_BYTES:], most + 1)
     except zlib.error:
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "a compressed message that cannot be read") from None
     if len(whole) > most:
-        raise _too_large(most)
+        text = f"a compressed message of more than {most:,} bytes; send it without compression"
+        raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
     if not inflate.eof:
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, _CUT)
+    if inflate.unused_data:
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, _TWO)
     return whole
 
 

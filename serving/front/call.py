@@ -45,14 +45,17 @@ class Call(grpc.ServicerContext):
     total = 0
     body: bytearray | None = None
     refused = False
+    counted = 0
 
     # of the answer
     headers_sent = False
     ended = False
+    good = False
     last: bytes | None = None
     pending: deque[memoryview] | None = None
     room: threading.Condition | None = None
     queued = 0
+    moved = 0.0
 
     # of the context
     _active = True

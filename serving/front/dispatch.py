@@ -18,13 +18,16 @@ import grpc
 
 from serving.admission import QueueSpeed, WorkerPool, refusal
 from serving.front.call import Aborted, Call, Closed
-from serving.front.connection import Connection, Limits
+from serving.front.connection import Connection
 from serving.front.headers import Head
 from serving.front.methods import Method, MethodTable
+from serving.front.streams import Limits
 
 __all__ = ["Dispatcher"]
 
 _TURN_SECONDS: Final = 0.001
+_LARGE_BYTES: Final = 64 * 1024
+"""Of a request that a thread parses."""
 _AHEAD_BYTES: Final = 1 << 20
 """So far a stream runs ahead of its reader."""
 _FAILED: Final = "the server failed at this request"
@@ -52,6 +55,7 @@ class Dispatcher:
         self.methods: Mapping[str, Method] = methods
         self.limits = limits
         self.unfinished = 0
+        self.held = 0
         self.connections: dict[Connection, None] = {}
         self.emptied: Callable[[], object] = lambda: None
         self.loop: Any = None
@@ -82,7 +86,11 @@ class Dispatcher:
         assert method is not None, "calls without a method are refused before"
         if method.control:
             return False
-        full = len(self._ready) >= self._speed.most_waiting or (method.quick is None and self._pool.full)
+        full = (
+            len(self._ready) >= self._speed.most_waiting
+            or self.held > self.limits.held_bytes
+            or (method.quick is None and self._pool.full)
+        )
         if full:
             self._refused(method.name)
         return full
@@ -110,6 +118,10 @@ class Dispatcher:
                 call.connection.part(call, _written(method, answer))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a status
             self._failed(call, error)
+
+    def later(self, function: Callable[[], None]) -> None:
+        """Calls a function in the event loop's next turn."""
+        self.loop.call_soon(function)
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Calls a connection's function on the event loop, soon; from any thread."""
@@ -166,19 +178,26 @@ class Dispatcher:
         method = _method(call)
         if waited > self._most_waited:
             self._refuse(call)
+        elif method.answers or method.quick is None or len(message) > _LARGE_BYTES:
+            self._hand_over(call, method, lambda: self._parsed(call, method, message))
         elif (request := self._parsed(call, method, message)) is not _NOTHING:
-            if method.quick is not None and method.quick(request):
+            if method.quick(request):
                 answer = self._run(call, method, request)
                 if answer is not None:
                     call.connection.answer(call, answer)
-            elif self._pool.full:
-                self._refuse(call)
-            elif method.answers:
-                call.makes_room()
-                self._pool.submit(self._stream, call, method, request)
             else:
-                self._pool.submit(self._run_aside, call, method, request)
+                self._hand_over(call, method, lambda: request)
         return now
+
+    def _hand_over(self, call: Call, method: Method, request: Callable[[], Any]) -> None:
+        """Has a thread answer a call; a large request is parsed there too."""
+        if self._pool.full:
+            self._refuse(call)
+        elif method.answers:
+            call.makes_room()
+            self._pool.submit(self._stream, call, method, request)
+        else:
+            self._pool.submit(self._run_aside, call, method, request)
 
     def _refuse(self, call: Call) -> None:
         self._refused(_method(call).name)
@@ -210,7 +229,7 @@ class Dispatcher:
         try:
             return method.parse(message)
         except Exception:  # noqa: BLE001 - whatever a parser raises, the message is not one
-            call.connection.end(call, grpc.StatusCode.INVALID_ARGUMENT, "the message cannot be read", ())
+            self.post(call.connection.end, call, grpc.StatusCode.INVALID_ARGUMENT, "the message cannot be read", ())
             return _NOTHING
 
     # --- on the loop or on a thread -----------------------------------------------------------------------------
@@ -235,17 +254,19 @@ class Dispatcher:
 
     # --- on a thread --------------------------------------------------------------------------------------------
 
-    def _run_aside(self, call: Call, method: Method, request: Any) -> None:
+    def _run_aside(self, call: Call, method: Method, request: Callable[[], Any]) -> None:
         if not call.is_active():
             return
         if self._pool.overdue:
             self.post(self._refuse, call)
-        elif (answer := self._run(call, method, request)) is not None:
+        elif (parsed := request()) is not _NOTHING and (answer := self._run(call, method, parsed)) is not None:
             self.post(call.connection.answer, call, answer)
 
-    def _stream(self, call: Call, method: Method, request: Any) -> None:
+    def _stream(self, call: Call, method: Method, request: Callable[[], Any]) -> None:
+        if (parsed := request()) is _NOTHING:
+            return
         try:
-            with closing(method.behavior(request, call)) as answers:
+            with closing(method.behavior(parsed, call)) as answers:
                 for answer in answers:
                     call.send(_written(method, answer), _AHEAD_BYTES)
         except Closed:

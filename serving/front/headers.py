@@ -33,13 +33,16 @@ MAX_METADATA_BYTES: Final = 16 * 1024
 """Of a call's header list, as RFC 9113 counts it; larger ones are refused."""
 _MAX_LIST_BYTES: Final = 16 * MAX_METADATA_BYTES
 """Beyond it the connection ends: such lists are not even decoded."""
-_REMEMBERED: Final = 512
+_REMEMBERED: Final = 64
+_REMEMBERED_BYTES: Final = 4 * 1024
+"""Larger header lists are decoded each time: what a connection remembers must stay small."""
 _RESIZE: Final = 0x20
 """How a block begins that changes the table's size (RFC 7541, 6.3)."""
 
 logging.getLogger("hpack").setLevel(logging.WARNING)  # at DEBUG it logs headers, tokens among them
 
 _NAME: Final = re.compile(rb"[a-z0-9!#$%&'*+.^_`|~-]+")
+_BAD_VALUE: Final = re.compile(rb"[\0\r\n]|^[ \t]|[ \t]\Z")
 _FORBIDDEN: Final = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority"))
 _HIDDEN: Final = frozenset((b"content-type", b"te", b"grpc-encoding", b"grpc-accept-encoding", b"content-length"))
@@ -68,6 +71,7 @@ class Head:
         encoding: of compressed messages, `identity`, `gzip` or `deflate`.
         metadata: the call's own, in order; values of names in `-bin` are bytes.
         length: of all DATA, where the caller says so; -1 otherwise.
+        size: of the header list in bytes, as RFC 9113 counts it.
         http_status: what to answer instead of gRPC, where this is no gRPC call; 0 otherwise.
         refusal: status and message of a call that is refused for its headers.
     """
@@ -78,6 +82,7 @@ class Head:
     encoding: str
     metadata: tuple[Metadatum, ...]
     length: int
+    size: int
     http_status: int = 0
     refusal: tuple[grpc.StatusCode, str] | None = None
 
@@ -120,7 +125,8 @@ class Heads:
         if known is not None:
             return known
         head = _head(self._decoded(block), self._methods)
-        if self._table.version == self._version:  # the block changed nothing, so it will mean the same next time
+        if self._table.version == self._version and head.size <= _REMEMBERED_BYTES:
+            # The block changed nothing, so it will mean the same next time.
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
             self._known[block] = head
@@ -157,7 +163,7 @@ def _head(fields: list[tuple[bytes, bytes]], methods: Mapping[str, Method]) -> H
         else:
             if _NAME.fullmatch(name) is None or name in _FORBIDDEN or (name == b"te" and value != b"trailers"):
                 raise ValueError("malformed header")
-            if b"\0" in value or b"\r" in value or b"\n" in value:
+            if _BAD_VALUE.search(value) is not None:
                 raise ValueError("malformed value")
             regular.append((name, value))
     if not pseudo.get(b":path") or b":method" not in pseudo or b":scheme" not in pseudo:
@@ -167,7 +173,8 @@ def _head(fields: list[tuple[bytes, bytes]], methods: Mapping[str, Method]) -> H
     path = pseudo[b":path"].decode("ascii", "replace")
     timeout: float | None = None
     metadata: tuple[Metadatum, ...] = ()
-    if sum(len(name) + len(value) + 32 for name, value in fields) > MAX_METADATA_BYTES:
+    size = sum(len(name) + len(value) + 32 for name, value in fields)
+    if size > MAX_METADATA_BYTES:
         refusal = grpc.StatusCode.RESOURCE_EXHAUSTED, f"metadata of more than {MAX_METADATA_BYTES:,} bytes"
     else:
         try:
@@ -187,7 +194,8 @@ def _head(fields: list[tuple[bytes, bytes]], methods: Mapping[str, Method]) -> H
         timeout_seconds=timeout,
         encoding=encoding.decode("ascii", "replace"),
         metadata=metadata,
-        length=_length(own.get(b"content-length")),
+        length=_length({value for name, value in regular if name == b"content-length"}),
+        size=size,
         http_status=status,
         refusal=refusal,
     )
@@ -202,10 +210,11 @@ def _http_status(pseudo: Mapping[bytes, bytes], own: Mapping[bytes, bytes]) -> i
     return 0
 
 
-def _length(value: bytes | None) -> int:
-    if value is None:
+def _length(values: set[bytes]) -> int:
+    if not values:
         return -1
-    if not value.isdigit() or len(value) > 18:
+    value = values.pop()
+    if values or not value.isdigit() or len(value) > 18:
         raise ValueError("malformed content-length")
     return int(value)
 

@@ -1,11 +1,13 @@
 """Answers out: frames as the peer's windows allow, collected and written at once.
 
 An answer that fits into the windows goes out in one piece. Others wait in their call's queue and are sent a frame of
-each call in turn, as the peer opens its windows and the socket takes them.
+each call in turn, as the peer opens its windows and the socket takes them. Calls whose own window is closed are not
+even looked at, so a peer that keeps thousands of them costs nothing.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -53,17 +55,27 @@ class Sender:
     Args:
         write: takes bytes for the socket.
         over: told of each call whose last frame is sent.
+        hold: told how many bytes more, or fewer, wait.
+        may_hold: asked before an answer waits.
 
     Attributes:
         held: bytes of answers that wait.
         paused: whether the socket takes no more for now.
     """
 
-    def __init__(self, write: Callable[[bytes], None], over: Callable[[Call], None]) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        over: Callable[[Call], None],
+        hold: Callable[[int], None],
+        may_hold: Callable[[int], bool],
+    ) -> None:
         self.held = 0
         self.paused = False
         self._write = write
         self._over = over
+        self._hold = hold
+        self._may_hold = may_hold
         self._out: list[Any] = []
         self._collected = 0
         self._waiting: dict[int, Call] = {}
@@ -82,7 +94,7 @@ class Sender:
         self._frame_bytes = min(size, _LARGEST_FRAME)
 
     def opened(self, increment: int, call: Call | None) -> None:
-        """The peer takes so many bytes more, of one call or, None, of all.
+        """The peer takes so many bytes more, of one call or, None, of all. `pump` sends what waited for it.
 
         Raises:
             Fault, StreamFault: more than a window can be.
@@ -95,8 +107,8 @@ class Sender:
             call.window += increment
             if call.window > MAX_WINDOW:
                 raise StreamFault(call.stream, ErrorCode.FLOW_CONTROL_ERROR)
-        if self._waiting:
-            self.pump()
+            if call.pending and call.window > 0:
+                self._waiting[call.stream] = call
 
     # --- what goes out ------------------------------------------------------------------------------------------
 
@@ -139,7 +151,7 @@ class Sender:
             stream,
             OK_BLOCK,
         )
-        call.ended = True
+        call.ended = call.good = True
         self._over(call)
 
     def part(self, call: Call, message: bytes) -> None:
@@ -147,20 +159,28 @@ class Sender:
         if call.ended:
             return
         if not call.headers_sent:
+            if not self._may_hold(len(message)):
+                self.end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many answers are not taken; read them", ())
+                return
             call.headers_sent = True
             self._headers(call.stream, ANSWER_BLOCK + metadata_block(call.initial), Flag.END_HEADERS)
         if call.pending is None:
             call.pending = deque()
+        if not call.pending:
+            call.moved = time.monotonic()
         call.pending.append(memoryview(MESSAGE_HEADER.pack(0, len(message)) + message))
         self.held += len(message) + 5
-        self._waiting[call.stream] = call
-        self.pump()
+        self._hold(len(message) + 5)
+        if call.window > 0:
+            self._waiting[call.stream] = call
+            self.pump()
 
     def end(self, call: Call, code: grpc.StatusCode, message: str, metadata: Iterable[Any]) -> None:
         """Ends a call with a status, after what is still to be sent. Nothing happens where the call is over."""
         if call.ended:
             return
         call.ended = True
+        call.good = code is grpc.StatusCode.OK
         block = trailers_block(code.value[0], message, metadata, only=not call.headers_sent)
         if call.pending:
             call.last = block
@@ -177,9 +197,14 @@ class Sender:
 
     def cut(self, call: Call) -> None:
         """Forgets what a call still had to send."""
-        if self._waiting.pop(call.stream, None) is not None:
-            self.held -= sum(map(len, call.pending or ()))
+        self._waiting.pop(call.stream, None)
+        if call.pending:
+            self._release(sum(map(len, call.pending)))
         call.pending = None
+
+    def widened(self, calls: Iterable[Call]) -> None:
+        """The peer takes more of each stream: those that waited for it go on."""
+        self._waiting.update((call.stream, call) for call in calls if call.pending and call.window > 0)
 
     def pump(self) -> None:
         """Sends what windows and socket allow."""
@@ -209,17 +234,22 @@ class Sender:
         self._collected += size
         self._window -= size
         call.window -= size
-        self.held -= size
+        self._release(size)
         if size < len(piece):
             pending[0] = piece[size:]
         else:
             pending.popleft()
+        call.moved = time.monotonic()
         call.left(size)
-        if not pending:
+        if not pending or call.window <= 0:
             del self._waiting[call.stream]
-            if call.last is not None:
-                self.last(call, call.last)
+        if not pending and call.last is not None:
+            self.last(call, call.last)
         return True
+
+    def _release(self, size: int) -> None:
+        self.held -= size
+        self._hold(-size)
 
     def _headers(self, stream: int, block: bytes, flags: int) -> None:
         block, self._prefix = self._prefix + block, b""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import socket
 import ssl
 import threading
@@ -20,7 +21,8 @@ __all__ = ["Front"]
 
 _LOG: Final = logging.getLogger("hedgerow.serving")
 _AT_ONCE: Final = 64
-_LOOK_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 0.2
+_FORGIVE_SECONDS: Final = 5.0
 _HANDSHAKE_SECONDS: Final = 10.0
 _LEAVE_SECONDS: Final = 1.0
 """After so long a peer that has not answered our PING is told which stream was the last."""
@@ -46,6 +48,7 @@ class Front:
         self._tls = tls
         self._loop: Any = uvloop.new_event_loop()
         self._tasks: set[Any] = set()
+        self._forgiven = time.monotonic()
         self._stopped = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="serving-front", daemon=True)
         dispatcher.loop = self._loop
@@ -94,8 +97,12 @@ class Front:
                     self._loop.call_later(0.2, self._accept_again)
                 return
             if len(self._dispatcher.connections) + len(self._tasks) >= self._dispatcher.limits.connections:
-                accepted.close()
-                continue
+                # Who has done nothing for longest makes room; where all have calls, the new one is turned away.
+                longest = min(self._dispatcher.connections, key=lambda one: one.idle_since, default=None)
+                if longest is None or longest.idle_since == math.inf:
+                    accepted.close()
+                    continue
+                longest.abort()
             task = self._loop.create_task(self._welcome(accepted))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -119,8 +126,13 @@ class Front:
 
     def _look(self) -> None:
         now = time.monotonic()
+        forgive = now - self._forgiven > _FORGIVE_SECONDS
+        if forgive:
+            self._forgiven = now
         for connection in list(self._dispatcher.connections):
             connection.look(now)
+            if forgive:
+                connection.forgive()
         self._looking = self._loop.call_later(_LOOK_SECONDS, self._look)
 
     async def _drain(self, grace_seconds: float) -> None:
