@@ -10,7 +10,7 @@ processes = 2                    # each with its own threads, on the same port
 threads = 4
 
 [limits]
-queue_seconds = 0.25             # a call that would wait longer for a thread is refused
+queue_seconds = 0.25             # a call that would wait longer is refused
 concurrent_streams = 4           # downloads and streams at one time, in each process
 drain_seconds = 10.0             # how long running calls may take after SIGTERM
 
@@ -87,7 +87,7 @@ class Limits:
     """How much is taken on, see `serving.admission`.
 
     Attributes:
-        queue_seconds: how long a call may wait for a thread.
+        queue_seconds: how long a call may wait.
         concurrent_streams: streams at one time in each process.
         drain_seconds: how long running calls may take when the server ends.
     """
