@@ -21,8 +21,10 @@ Reading guide
 
   the server around them
     config          how to run, from a file
+    front           HTTP/2 and gRPC: a package by itself, which knows nothing of the rest
     calls           from those functions to gRPC methods, statuses and error details
-    admission       the bounded queue, and who is refused when it is full
+    quick           which requests are answered where they are read
+    admission       bounded queues, threads, and who is refused when there is too much to do
     gate, access, tokens, tls, audit    who calls, what they may read, and the line about it afterwards
     metrics, traces, logs               what can be seen from outside
     server          one process: health, reflection, drain

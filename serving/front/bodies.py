@@ -98,7 +98,7 @@ def _inflated(body: bytes, compressed: int, encoding: str, most: int) -> bytes:
     if not inflate.eof:
         raise Refused(grpc.StatusCode.INVALID_ARGUMENT, _CUT)
     if inflate.unused_data:
-        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, _TWO)
+        raise Refused(grpc.StatusCode.INVALID_ARGUMENT, "a compressed message with more bytes after its end")
     return whole
 
 
