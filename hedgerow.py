@@ -62,6 +62,8 @@ COMMANDS = (
             help="Hold definitions against the policy; test the policy itself."),
     Command(name="ingest", module="pipelines.ingest_cli", attribute="ingest", extra="pipelines",
             help="Lay events out by person: releases then exchange no rows."),
+    Command(name="profile", module="pipelines.profile_cli", attribute="profile", extra="pipelines",
+            help="Release how many keys people have, for `plan` to weigh bounds by."),
     Command(name="run", module="pipelines.cli", attribute="run", extra="pipelines",
             help="Release signals: bound, aggregate, add noise, publish atomically."),
     Command(name="publish", module="serving.cli", attribute="publish", extra="serving",

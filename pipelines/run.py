@@ -33,7 +33,7 @@ from governance.release import (
     WindowReference,
 )
 from governance.settings import Settings
-from pipelines.definitions import ContentEmbedding, PublicColumn, PublicPartitions, Signal
+from pipelines.definitions import ContentEmbedding, Definition, PublicColumn, PublicPartitions, Signal
 from pipelines.engine.failures import no_data_in_errors
 from pipelines.engine.tables import Table, fingerprint_key
 from pipelines.manifests import code_versions, guarantee_of, released_columns, signal_reference
@@ -60,6 +60,7 @@ def run(
     settings: Settings,
     *,
     names: tuple[str, ...] = (),
+    definitions: tuple[Definition, ...] = (),
     windows: WindowChoice | None = None,
     progress: Progress | None = None,
     noise: Callable[[ReleaseKey], NoiseSource] = KeyedNoise,
@@ -70,6 +71,7 @@ def run(
     Args:
         settings: the project.
         names: definitions to run; empty: all.
+        definitions: to run instead of any of the project's.
         windows: which complete windows of each signal; None: the newest one.
         progress: told of every stage.
         noise: makes the noise source from a release's key; tests pass one of zero scale.
@@ -83,7 +85,7 @@ def run(
         BudgetExceeded: some account cannot carry all the missing windows; nothing was read, nothing stays reserved.
         HedgerowError: what the definitions, the input or the engine say; losses not drawn are given back.
     """
-    chosen = load_project(settings).select(names)
+    chosen = definitions or load_project(settings).select(names)
     store = ReleaseStore(settings.releases_dir)
     results: list[RunResult] = []
     with open_ledger(settings, clock=clock) as ledger, ExitStack() as locks:
@@ -209,7 +211,7 @@ class _Runner:
         """Bounds and sums, then draws, writes, publishes and commits one window."""
         from pipelines.engine.kernel import Salts
         from pipelines.engine.release import Engine
-        from pipelines.engine.session import spark_session
+        from pipelines.engine.session import spark_context
 
         staging = self.settings.staging_dir / task.run_id
         key = ReleaseKey.fresh()
@@ -218,13 +220,14 @@ class _Runner:
             inputs=checked.inputs,
             steps=checked.steps,
             span=task.span,
+            partitions=self.settings.spark.shuffle_partitions,
             salts=Salts(rows=key.salt("rows"), partitions=key.salt("partitions")),
             found=staging / "found",
             scratch=staging / "scratch" if self.settings.spark.master.startswith("local") else None,
         )
         source = self.noise(key)
         try:
-            with no_data_in_errors(task.release_id), engine.sums(spark_session(self.settings.spark)) as sums:
+            with no_data_in_errors(task.release_id), engine.sums(spark_context(self.settings.spark)) as sums:
                 # Nothing noisy exists so far, and what the sums are nobody has seen: refusals up to here cost nothing.
                 self.progress.stage(task.release_id, Stage.DRAW)
                 draw_entry = self.ledger.draw(task.run_id)
