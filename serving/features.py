@@ -6,34 +6,22 @@ wire form, which the usual ones are read from directly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from featurestore.freshness import earliest
-from featurestore.publication import PublishedView
 from featurestore.rows import FeatureColumns, KeyColumn, Runs, text_keys
 from serving.access import Permit
-from serving.columns import KINDS, bitmap, get_column, run_array
+from serving.columns import KINDS, get_column
+from serving.feature_answers import write_answer
 from serving.limits import MAX_MESSAGE_BYTES, MAX_ROWS, MAX_STREAM_ROWS
-from serving.plans import FeaturePlan, Frame, ViewPlan, plan_for, planned_run
+from serving.plans import FeaturePlan, ViewPlan, plan_for, planned_run
 from serving.problems import FieldProblem, TooLarge, shown
 from serving.state import Published
 from serving.v1 import features_pb2
-from serving.wire import Buffer, delimited, header, packed, parsed, uint
+from serving.wire import delimited, parsed
 
 __all__ = ["answer_features", "encode_features", "get_features", "key_columns", "stream_features"]
-
-_ROWS: Final = features_pb2.GetFeaturesResponse.ROWS_FIELD_NUMBER
-_VIEWS: Final = features_pb2.GetFeaturesResponse.VIEWS_FIELD_NUMBER
-_RELEASES: Final = features_pb2.GetFeaturesResponse.RELEASES_FIELD_NUMBER
-_PUBLICATION: Final = features_pb2.GetFeaturesResponse.PUBLICATION_FIELD_NUMBER
-_VIEW: Final = features_pb2.ViewRows.VIEW_FIELD_NUMBER
-_FOUND: Final = features_pb2.ViewRows.FOUND_FIELD_NUMBER
-_EVENT_TIMES: Final = features_pb2.ViewRows.EVENT_TIMES_FIELD_NUMBER
-_RELEASE_INDEXES: Final = features_pb2.ViewRows.RELEASE_INDEXES_FIELD_NUMBER
 
 Keys = Mapping[str, Any]
 """Key columns by name: int64 arrays, and lists of texts."""
@@ -127,22 +115,13 @@ def _bad_column(path: str, plan: FeaturePlan, column: features_pb2.KeyColumn, *,
 
 
 def encode_features(published: Published, plan: FeaturePlan, rows: int, keys: Keys) -> bytes:
-    """Reads the plan's views and writes a `GetFeaturesResponse`, column by column.
+    """Reads the plan's views and writes a `GetFeaturesResponse`.
 
     Raises:
         RequestInvalid: a key value that its type does not allow; an answer that is larger than a message may be.
         StoreUnreachable: the online store does not answer.
     """
-    answers = [_look_up(published, own, keys) for own in plan.views]
-    whole = [answer for answer in answers if isinstance(answer, Runs)]
-    key = (rows, *[answer.release for answer in whole]) if rows and len(whole) == len(answers) else None
-    if key is not None and (frame := plan.frames.get(key)) is not None:
-        encoded = frame.fill(plan.runs(whole))
-    else:
-        pieces = _pieces(published, plan, rows, _columns(plan, answers))
-        encoded = b"".join(pieces)
-        if key is not None:
-            plan.remember(key, Frame(pieces))
+    encoded = write_answer(published.sequence, plan, rows, [_look_up(published, own, keys) for own in plan.views])
     if len(encoded) > MAX_MESSAGE_BYTES:
         raise TooLarge("request", "bytes in the answer", len(encoded), MAX_MESSAGE_BYTES)
     return encoded
@@ -164,52 +143,3 @@ def _look_up(published: Published, plan: ViewPlan, keys: Keys) -> Runs | Feature
         columns[name] = text_keys(column) if isinstance(column, list) else column
     seconds = plan.view.ttl_seconds
     return snapshot.look_up(columns, plan.features, earliest=earliest(seconds, published.clock()) if seconds else None)
-
-
-def _columns(plan: FeaturePlan, answers: Sequence[Runs | FeatureColumns]) -> dict[str, FeatureColumns]:
-    """The answers as arrays, by view."""
-    return {
-        own.view.name: answer.as_columns(own.fields) if isinstance(answer, Runs) else answer
-        for own, answer in zip(plan.views, answers, strict=True)
-    }
-
-
-def _pieces(published: Published, plan: FeaturePlan, rows: int, answers: Mapping[str, FeatureColumns]) -> list[Buffer]:
-    """A `GetFeaturesResponse` in pieces: the memory of columns and event times, and the bytes between."""
-    pieces: list[Buffer] = [uint(_ROWS, rows)]
-    for column in plan.columns:
-        answer = answers[column.view.name]
-        pieces += column.encode(answer.values[column.feature], bitmap(~answer.nulls[column.position]))
-    releases: dict[str, int] = {}
-    for own in plan.views:
-        content = _view_rows(own.view, answers[own.view.name], releases)
-        pieces += (header(_VIEWS, sum(map(_size, content))), *content)
-    pieces += [delimited(_RELEASES, release.encode()) for release in releases]
-    pieces.append(uint(_PUBLICATION, published.sequence))
-    return pieces
-
-
-def _view_rows(view: PublishedView, answer: FeatureColumns, releases: dict[str, int]) -> list[Buffer]:
-    """`ViewRows`: of every row whether it was found, its event time, and its release (a position in `releases`)."""
-    bits = bitmap(answer.found)
-    times = run_array("timestamp", answer.event_times)
-    return [
-        delimited(_VIEW, view.name.encode()),
-        delimited(_FOUND, bits) if bits else b"",
-        header(_EVENT_TIMES, times.nbytes) if times.nbytes else b"",
-        times.data,
-        packed(_RELEASE_INDEXES, _release_indexes(answer, releases)),
-    ]
-
-
-def _size(piece: Buffer) -> int:
-    return piece.nbytes if isinstance(piece, memoryview) else len(piece)
-
-
-def _release_indexes(answer: FeatureColumns, releases: dict[str, int]) -> NDArray[np.int32]:
-    """The rows' positions in `releases`, which gains those that occur."""
-    own = answer.release_indexes
-    table = np.full(len(answer.releases) + 1, -1, dtype="<i4")  # the last one is for -1
-    for position in np.unique(own[own >= 0]).tolist():
-        table[position] = releases.setdefault(answer.releases[position], len(releases))
-    return table[own]

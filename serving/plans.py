@@ -20,29 +20,27 @@ from numpy.typing import NDArray
 
 from featurestore.column_types import row_field
 from featurestore.publication import FeatureField, PublishedView
-from featurestore.rows import RowField, Runs, Texts
+from featurestore.rows import RowField
 from governance.errors import NotServed
-from serving.columns import FIELDS, run_array
+from serving.columns import WIDTHS
 from serving.limits import MAX_FEATURES, MAX_ROWS
 from serving.problems import FieldProblem, TooLarge, shown
 from serving.v1 import features_pb2
-from serving.wire import Buffer, IdRun, delimited, first_field, header, texts_field, uint, varint
+from serving.wire import IdRun, delimited, first_field, header, varint
 
 if TYPE_CHECKING:
     from serving.state import Published
 
-__all__ = ["ColumnPlan", "FeaturePlan", "Frame", "ViewPlan", "plan_for", "planned_run"]
+__all__ = ["ColumnPlan", "FeaturePlan", "ViewPlan", "plan_for", "planned_run"]
 
 _PLANS: Final = 1_000
 """Kept in one publication; then all are forgotten."""
 _FRAMES: Final = 64
 """Kept in one plan; then all are forgotten."""
 _MESSAGE: Final = features_pb2.FeatureColumn.DESCRIPTOR.fields_by_name
-_VALIDITY: Final = _MESSAGE["validity"].number
 _NOISE: Final = varint(_MESSAGE["noise_stddev"].number << 3 | 1)
 _KEYS: Final = features_pb2.GetFeaturesRequest.KEYS_FIELD_NUMBER
 _KEY_INTEGERS: Final = features_pb2.KeyColumn.INT64S_FIELD_NUMBER
-_COLUMNS: Final = features_pb2.GetFeaturesResponse.COLUMNS_FIELD_NUMBER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,65 +49,25 @@ class ColumnPlan:
 
     Attributes:
         view: the view it comes from.
+        source: the view's position among the plan's.
         feature: the feature's name.
         position: of the feature among those wanted of the view.
         kind: its type, a value of `serving.columns.KINDS`.
+        dimension: of vectors; else 0.
+        width: bytes of a row's value; 0 for texts.
         reference: the wire form of `FeatureColumn.reference`.
         noise: the wire form of `FeatureColumn.noise_stddev`; empty where there is none.
     """
 
     view: PublishedView
+    source: int
     feature: str
     position: int
     kind: str
+    dimension: int
+    width: int
     reference: bytes
     noise: bytes
-
-    def encode(self, values: NDArray[Any] | Texts, validity: bytes) -> list[Buffer]:
-        """The column as pieces of `GetFeaturesResponse`; memory of arrays is a `memoryview`, all else bytes.
-
-        Args:
-            values: as `FeatureColumns.values` holds them.
-            validity: the bitmap of values that are there; empty: all are.
-        """
-        after = (header(_VALIDITY, len(validity)) + validity if validity else b"") + self.noise
-        if isinstance(values, Texts):
-            inner, run = b"", memoryview(texts_field(1, values.data, values.offsets))
-            size = run.nbytes
-        else:
-            array = run_array(self.kind, values)
-            run, size, dimension = array.data, array.nbytes, values.shape[1] if values.ndim == 2 else 0
-            inner = uint(1, dimension) + (header(2 if dimension else 1, size) if size else b"")
-        head = header(_MESSAGE[FIELDS[self.kind]].number, len(inner) + size) + inner
-        whole = len(self.reference) + len(head) + size + len(after)
-        return [header(_COLUMNS, whole) + self.reference + head, run, after]
-
-
-class Frame:
-    """The constant bytes of an answer in which every value is there and each view's rows come from one release.
-
-    Such answers of n rows differ in the memory of their arrays only, so one of them teaches all that stands between.
-
-    Args:
-        pieces: of a whole answer; memory of arrays is a `memoryview`, all else bytes.
-    """
-
-    __slots__ = ("_constant",)
-
-    def __init__(self, pieces: Sequence[Buffer]) -> None:
-        self._constant: list[bytes] = [b""]
-        for piece in pieces:
-            if isinstance(piece, memoryview):
-                self._constant.append(b"")
-            else:
-                self._constant[-1] += piece
-
-    def fill(self, runs: Sequence[bytes]) -> bytes:
-        """The answer with the memory of these arrays in their places."""
-        pieces = [b""] * (2 * len(runs) + 1)
-        pieces[0::2] = self._constant
-        pieces[1::2] = runs
-        return b"".join(pieces)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +99,9 @@ class FeaturePlan:
         keys: name of every key column that is needed → its type.
         needed: the same in words, for messages.
         resources: what is read, as access rules name it.
-        places: of each column, which view it comes from and its position there; none if all come from one, in order.
         run: finds the entities at the end of a request's bytes, where one column of integers names them; else None.
-        frames: rows and releases → the constant bytes of such answers, see `Frame`.
+        frames: rows and releases → what stands between the arrays of such an answer if nothing is missing in it.
+        shapes: rows → what stands before the values of each column; see `serving.feature_answers`.
     """
 
     columns: tuple[ColumnPlan, ...]
@@ -151,23 +109,21 @@ class FeaturePlan:
     keys: Mapping[str, str]
     needed: str
     resources: tuple[str, ...]
-    places: tuple[tuple[int, int], ...]
     run: IdRun | None
-    frames: dict[tuple[Any, ...], Frame] = field(default_factory=dict)
+    frames: dict[tuple[Any, ...], list[bytes]] = field(default_factory=dict)
+    shapes: dict[int, list[tuple[bytes, bytes, bytes]]] = field(default_factory=dict)
 
-    def runs(self, answers: Sequence[Runs]) -> list[bytes]:
-        """The memory between an answer's constant bytes: columns, then the event times of each view."""
-        if not self.places:
-            (answer,) = answers
-            return [*answer.columns, answer.event_times]
-        columns = [answers[view].columns[position] for view, position in self.places]
-        return columns + [answer.event_times for answer in answers]
-
-    def remember(self, key: tuple[Any, ...], frame: Frame) -> None:
+    def remember(self, key: tuple[Any, ...], frame: list[bytes]) -> None:
         """Keeps a frame; when there are too many, the others are forgotten."""
         if len(self.frames) >= _FRAMES:
             self.frames.clear()
         self.frames[key] = frame
+
+    def keep_shape(self, rows: int, shape: list[tuple[bytes, bytes, bytes]]) -> None:
+        """Keeps a shape; when there are too many, the others are forgotten."""
+        if len(self.shapes) >= _FRAMES:
+            self.shapes.clear()
+        self.shapes[rows] = shape
 
 
 def planned_run(published: Published, data: bytes) -> tuple[FeaturePlan, NDArray[np.int64]] | None:
@@ -239,15 +195,16 @@ def _plan(published: Published, references: Sequence[str], where: str) -> Featur
         wanted.setdefault(view.name, []).append(feature.name)
     views = tuple(_view(published.views[name], features) for name, features in wanted.items())
     keys = {key.name: key.type for own in views for key in own.view.keys}
-    columns = tuple(_column(view, feature, wanted[view.name].index(feature.name)) for view, feature in selected)
     order = {own.view.name: position for position, own in enumerate(views)}
     return FeaturePlan(
-        columns=columns,
+        columns=tuple(
+            _column(view, feature, order[view.name], wanted[view.name].index(feature.name))
+            for view, feature in selected
+        ),
         views=views,
         keys=keys,
         needed=", ".join(f"{name} ({kind})" for name, kind in keys.items()),
         resources=tuple(own.view.name for own in views),
-        places=tuple((order[column.view.name], column.position) for column in columns) if len(views) > 1 else (),
         run=_run(next(iter(keys))) if list(keys.values()) == ["int64"] else None,
     )
 
@@ -275,13 +232,17 @@ def _view(view: PublishedView, features: Sequence[str]) -> ViewPlan:
     )
 
 
-def _column(view: PublishedView, feature: FeatureField, position: int) -> ColumnPlan:
-    noise = feature.noise_stddev
+def _column(view: PublishedView, feature: FeatureField, source: int, position: int) -> ColumnPlan:
+    noise, kind = feature.noise_stddev, feature.type.partition("<")[0]
+    dimension = row_field(feature.name, feature.type).dimension
     return ColumnPlan(
         view=view,
+        source=source,
         feature=feature.name,
         position=position,
-        kind=feature.type.partition("<")[0],
+        kind=kind,
+        dimension=dimension or 0,
+        width=np.dtype(WIDTHS[kind]).itemsize * (dimension or 1) if kind in WIDTHS else 0,
         reference=delimited(1, view.reference(feature.name).encode()),
         noise=b"" if noise is None else _NOISE + struct.pack("<d", noise),
     )

@@ -30,7 +30,7 @@ from featurestore.rows import (
 )
 from featurestore.rows.answers import release_indexes
 from featurestore.rows.codec import row_tags
-from featurestore.rows.schema import HEADER, ROW_VERSION
+from featurestore.rows.schema import ROW_VERSION
 from governance.errors import PublicationCorrupt, RequestInvalid
 
 _VERSION: Final = ROW_VERSION.to_bytes(4, "little")
@@ -53,7 +53,7 @@ def wanted_fields(view: PublishedView, features: Sequence[str]) -> tuple[RowFiel
 
 
 class RowRuns:
-    """Reads packed rows of one view as runs, where they are as they mostly are: all there, of one schema and release.
+    """Reads packed rows of one view as runs, where they are as they mostly are: of one schema and one release.
 
     Safe to use from many threads.
 
@@ -65,14 +65,15 @@ class RowRuns:
         RequestInvalid: the view has no such feature.
     """
 
-    __slots__ = ("_fields", "_readers", "_releases", "view")
+    __slots__ = ("_fields", "_none", "_readers", "_releases", "view")
 
     def __init__(self, view: PublishedView, features: Sequence[str]) -> None:
         self.view = view
         self._fields = wanted_fields(view, features)
         ids = [release.release_id for release in view.releases]
         self._releases = {release_code(release).to_bytes(8, "little"): release for release in ids}
-        self._readers: dict[int, tuple[int, RunReader] | None] = {}
+        self._readers: dict[int, tuple[RowSchema, RunReader] | None] = {}
+        self._none = self._reader(RowSchema(fields=self._fields))
 
     def read(
         self, rows: Sequence[bytes | None], schema_of: Callable[[int], RowSchema], earliest: int | None
@@ -84,34 +85,48 @@ class RowRuns:
             schema_of: gives the schema of a tag.
             earliest: rows of an earlier event time, in microseconds, are too old.
         """
-        count, sizes = len(rows), set()
-        try:
-            sizes = set(map(len, rows))  # type: ignore[arg-type]  # None has no length, which is what is asked here
-        except TypeError:
+        first = next(filter(None, rows), None)
+        if first is None:
+            return self._nothing(len(rows))
+        known = self._known(int.from_bytes(first[:4], "little"), schema_of)
+        release = self._releases.get(first[16:24])
+        if known is None or release is None or first[4:8] != _VERSION:
             return None
-        if len(sizes) != 1 or (width := sizes.pop()) < HEADER.itemsize:
+        schema, reader = known
+        found: NDArray[np.bool_] | None = None
+        there: Sequence[bytes] = rows  # type: ignore[assignment]  # unless one is None, which is asked next
+        if None in rows:
+            found = np.array([row is not None for row in rows])
+            empty = schema.empty_row.tobytes()
+            there = [empty if row is None else row for row in rows]
+        if set(map(len, there)) != {schema.width}:
             return None
-        data = b"".join(rows)  # type: ignore[arg-type]
-        known = self._reader(int.from_bytes(data[:4], "little"), schema_of)
-        if known is None or known[0] != width:
+        head = np.frombuffer(b"".join(there), np.uint8).reshape(len(rows), schema.width)
+        own = head if found is None else head[found]
+        alike = own[:, :8].tobytes() == first[:8] * len(own) and own[:, 16:24].tobytes() == first[16:24] * len(own)
+        if not alike or (earliest is not None and own[:, 8:16].view("<i8").min() < earliest):
             return None
-        head = np.frombuffer(data, np.uint8).reshape(count, width)
-        release = self._releases.get(data[16:24])
-        alike = head[:, :8].tobytes() == data[:8] * count and head[:, 16:24].tobytes() == data[16:24] * count
-        if release is None or not alike or data[4:8] != _VERSION or known[1].any_null(head):
-            return None
-        times = known[1].event_times(head)
-        if earliest is not None and np.frombuffer(times, "<i8").min() < earliest:
-            return None
-        return Runs(release, known[1].columns(head), times)
+        nullable = reader.any_null(own)
+        gaps = None if found is None and not nullable else reader.gaps(head, found, nullable=nullable)
+        return reader.read(release, head, gaps)
 
-    def _reader(self, tag: int, schema_of: Callable[[int], RowSchema]) -> tuple[int, RunReader] | None:
-        """The size of rows that this schema wrote and what reads them; None where that cannot be."""
+    def _nothing(self, count: int) -> Runs | None:
+        """The answer where no row is there."""
+        if self._none is None or not count:
+            return None
+        schema, reader = self._none
+        head = np.broadcast_to(schema.empty_row, (count, schema.width))
+        return reader.read(None, head, reader.gaps(head, np.zeros(count, bool), nullable=False))
+
+    def _known(self, tag: int, schema_of: Callable[[int], RowSchema]) -> tuple[RowSchema, RunReader] | None:
         if tag not in self._readers:
-            schema = schema_of(tag)
-            reader = None if schema.texts else RunReader.of(schema, self._fields)
-            self._readers[tag] = None if reader is None else (schema.width, reader)
+            self._readers[tag] = self._reader(schema_of(tag))
         return self._readers[tag]
+
+    def _reader(self, schema: RowSchema) -> tuple[RowSchema, RunReader] | None:
+        """What reads rows of this schema; None where that cannot be."""
+        reader = None if schema.texts else RunReader.of(schema, self._fields)
+        return None if reader is None else (schema, reader)
 
 
 def by_schema(

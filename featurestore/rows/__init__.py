@@ -4,7 +4,7 @@ Reading guide
     texts    n byte strings in one buffer
     schema   the fields of a view's rows, and where each lies in a row
     codec    columns → rows → columns, in both directions without visiting single values
-    runs     rows → the bytes of each column, where nothing is missing
+    runs     rows of one release → the bytes of each column
     keys     entity keys: as columns, as bytes for stores, as hashes for indexes
     places   which row each of many integers has
     answers  what a lookup gives: columns, found mask, event times, releases

@@ -1,7 +1,7 @@
-"""What most answers are: every row there, every value there, one release. Then a column is a run of bytes.
+"""What most answers are: columns of fixed width whose rows are of one release. Then a column is a run of bytes.
 
-Reading n rows so takes a handful of numpy calls for all columns of a type, and none for masks: `RunReader` is made once
-for a list of fields and copies each block of them, turned by a quarter, out of the rows.
+Reading n rows so takes a handful of numpy calls for all columns of a type, and where nothing is missing none for masks:
+`RunReader` is made once for a list of fields and copies each block of them, turned by a quarter, out of the rows.
 """
 
 from __future__ import annotations
@@ -18,23 +18,38 @@ from featurestore.rows.answers import FeatureColumns
 from featurestore.rows.schema import HEADER, RowField, RowSchema
 from featurestore.rows.texts import Texts
 
-__all__ = ["RunReader", "Runs"]
+__all__ = ["Gaps", "RunReader", "Runs"]
 
 _EVENT_TIME: Final = slice(HEADER.fields["event_time"][1], HEADER.fields["event_time"][1] + 8)  # type: ignore[index]
 
 
-class Runs(NamedTuple):
-    """k features of n rows that are all there, all of one release, and hold a value in every field.
+class Gaps(NamedTuple):
+    """What is missing. Bits are of rows, least significant first.
 
     Attributes:
-        release: the release's id; None: one that nobody knows.
+        found: a bit for each row that is there; empty: all are.
+        values: for each of the k features, a bit for each row that has a value; empty: all have.
+    """
+
+    found: bytes
+    values: list[bytes]
+
+
+class Runs(NamedTuple):
+    """k features of n rows, all of one release.
+
+    Attributes:
+        release: the release's id; None where no row was found.
         columns: each feature's n values, little-endian and of its type's width, one after another; vectors row by row.
-        event_times: n times 8 bytes, microseconds since 1970 UTC.
+            NaN or 0 where there is none.
+        event_times: n times 8 bytes, microseconds since 1970 UTC; 0 where not found.
+        gaps: what is missing; None: nothing is.
     """
 
     release: str | None
     columns: list[bytes]
     event_times: bytes
+    gaps: Gaps | None = None
 
     def as_columns(self, fields: Sequence[RowField]) -> FeatureColumns:
         """The same answer as arrays, which are views of the runs.
@@ -43,18 +58,22 @@ class Runs(NamedTuple):
             fields: the k features.
         """
         count = len(self.event_times) // 8
+        gaps = self.gaps or Gaps(b"", [b""] * len(fields))
+        found = _mask(gaps.found, count)
+        nulls = np.zeros((len(fields), count), bool)
         values: dict[str, NDArray[Any] | Texts] = {}
-        for field, run in zip(fields, self.columns, strict=True):
+        for position, (field, run) in enumerate(zip(fields, self.columns, strict=True)):
+            nulls[position] = ~_mask(gaps.values[position], count)
             array = np.frombuffer(run, np.dtype(field.kind.dtype))
             values[field.name] = array if field.dimension is None else array.reshape(count, field.dimension)
         return FeatureColumns(
             names=tuple(field.name for field in fields),
             values=values,
-            nulls=np.zeros((len(fields), count), bool),
-            found=np.ones(count, bool),
+            nulls=nulls,
+            found=found,
             event_times=np.frombuffer(self.event_times, "<i8"),
             releases=() if self.release is None else (self.release,),
-            release_indexes=np.full(count, -1 if self.release is None else 0, np.int32),
+            release_indexes=found.astype(np.int32) - 1,
         )
 
 
@@ -111,10 +130,31 @@ class RunReader:
                 runs += split(size * count)(head[:, place].view(dtype).T[within].tobytes())
         return runs
 
-    @staticmethod
-    def event_times(head: NDArray[np.uint8]) -> bytes:
-        """The rows' event times as a run."""
-        return head[:, _EVENT_TIME].tobytes()
+    def read(self, release: str | None, head: NDArray[np.uint8], gaps: Gaps | None = None) -> Runs:
+        """n rows of a release as runs, uint8 `(n, width)`."""
+        return Runs(release, self.columns(head), head[:, _EVENT_TIME].tobytes(), gaps)
+
+    def gaps(self, head: NDArray[np.uint8], found: NDArray[np.bool_] | None, *, nullable: bool = True) -> Gaps:
+        """What is missing in n rows.
+
+        Args:
+            head: uint8 `(n, width)`; rows that are not there have every null bit set.
+            found: bool `(n,)`; None: all.
+            nullable: whether a value of the fields may be null in a row that is there.
+        """
+        bits = b"" if found is None else np.packbits(found, bitorder="little").tobytes()
+        if not nullable:
+            return Gaps(bits, [bits] * len(self.bits))
+        flags = np.unpackbits(head[:, self._nulls], axis=1, bitorder="little").take(self.bits, axis=1)
+        masks = np.packbits(flags ^ 1, axis=0, bitorder="little").T
+        return Gaps(bits, [mask.tobytes() if flag.any() else b"" for mask, flag in zip(masks, flags.T, strict=True)])
+
+
+def _mask(bits: bytes, count: int) -> NDArray[np.bool_]:
+    """A bitmap as booleans, `(count,)`; an empty one is all true."""
+    if not bits:
+        return np.ones(count, bool)
+    return np.unpackbits(np.frombuffer(bits, np.uint8), count=count, bitorder="little").astype(bool)
 
 
 _Block = tuple[slice, np.dtype[Any], slice | NDArray[np.intp] | None, Callable[[int], Callable[[bytes], Any]], int]

@@ -103,9 +103,9 @@ class Snapshot:
     def look_up(
         self, keys: Mapping[str, KeyColumn], columns: tuple[str, ...], *, earliest: int | None = None
     ) -> Runs | FeatureColumns:
-        """Looks n keys up: as runs where all rows and values are there, which most answers are; else as `get` does.
+        """Looks n keys up: as runs where all features are of fixed width, else as `get` does.
 
-        For `Runs` about ten numpy calls, however many keys and columns of a type there are.
+        For `Runs` without gaps about ten numpy calls, however many keys and columns of a type there are.
 
         Args:
             keys, columns: as in `get`.
@@ -117,13 +117,17 @@ class Snapshot:
         at = self.find(keys)
         reader = self._reader(columns)
         uniform = self._uniform
-        old = earliest is not None and uniform.oldest < earliest
-        if reader is not None and not old and len(at) and at[at.argmax()] < uniform.rows:
-            head = self._rows.head.take(at, axis=0)
-            if not (reader.nullable and reader.runs.any_null(head)):
-                return Runs(uniform.release, reader.runs.columns(head), reader.runs.event_times(head))
-        answer = self._columns(at, columns)
-        return answer if earliest is None else answer.since(earliest)
+        if reader is None or not len(at) or (earliest is not None and uniform.oldest < earliest):
+            answer = self._columns(at, columns)
+            return answer if earliest is None else answer.since(earliest)
+        head, release = self._rows.head.take(at, axis=0), uniform.release
+        found = None if at[at.argmax()] < uniform.rows else at < uniform.rows
+        nullable = reader.nullable and reader.runs.any_null(head)
+        if found is None and not nullable:
+            return reader.runs.read(release, head)
+        if found is not None and not found.any():
+            release = None
+        return reader.runs.read(release, head, reader.runs.gaps(head, found, nullable=nullable))
 
     def _reader(self, names: tuple[str, ...]) -> _Reader | None:
         """What reads these fields as runs; None where that cannot be."""
