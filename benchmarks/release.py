@@ -67,6 +67,7 @@ from pipelines import (
 from pipelines.windows import Span
 
 if TYPE_CHECKING:
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
     from pipelines.plan import SignalPlan
@@ -182,7 +183,7 @@ def plain(spark: SparkSession, directory: Path, target: Path) -> None:
     counted.write.parquet(str(target))
 
 
-def release(spark: SparkSession, plan: SignalPlan, directory: Path, target: Path, *, zero: bool = False) -> None:
+def release(spark: SparkContext, plan: SignalPlan, directory: Path, target: Path, *, zero: bool = False) -> None:
     """What `hedgerow run` does between planning a release and publishing it."""
     from pipelines.engine.inputs import check_footers, open_inputs
     from pipelines.engine.kernel import Salts
@@ -209,7 +210,7 @@ def release(spark: SparkSession, plan: SignalPlan, directory: Path, target: Path
 
 def run_engine(name: str, directory: Path, cores: int, warm: int, target: Path) -> dict[str, Any]:
     """One engine in this process: the first run, more while it is warm, and memory."""
-    from pipelines.engine.session import spark_session
+    from pipelines.engine.session import spark_context, spark_session
     from pipelines.plan import plan_signal
 
     settings = settings_of(directory, cores)
@@ -219,32 +220,33 @@ def run_engine(name: str, directory: Path, cores: int, warm: int, target: Path) 
     memory = Memory()
     memory.start()
     start = time.perf_counter()
-    spark = spark_session(settings.spark)
+    context = spark_context(settings.spark)
+    session = spark_session(settings.spark) if name in ("plain", "truth") else None
     session_seconds = time.perf_counter() - start
 
     def work(to: Path) -> float:
         begin = time.perf_counter()
-        if name == "plain":
-            plain(spark, directory, to)
+        if name == "plain" and session is not None:
+            plain(session, directory, to)
         else:
-            release(spark, plan, directory, to)
+            release(context, plan, directory, to)
         return time.perf_counter() - begin
 
-    if name == "truth":
-        release(spark, plan, directory, target / "bounded", zero=True)
+    if name == "truth" and session is not None:
+        release(context, plan, directory, target / "bounded", zero=True)
         from pyspark.sql import functions as F
 
-        events = spark.read.parquet(str(directory / "events")).select("item_id", "user_id").distinct()
+        events = session.read.parquet(str(directory / "events")).select("item_id", "user_id").distinct()
         events.groupBy("item_id").agg(F.count(F.lit(1)).alias("users")).write.parquet(str(target / "unbounded"))
         return {}
     first = work(target / "first")
     told: dict[str, Any] = {"first_seconds": first, **memory.stop()}
     runs = [work(target / f"warm-{index}") for index in range(warm)]
-    java: Any = spark.sparkContext._jvm  # noqa: SLF001 - the one way to the heap of the JVM that drives Spark
+    java: Any = context._jvm  # noqa: SLF001 - the one way to the heap of the JVM that drives Spark
     java.java.lang.System.gc()
     runtime = java.java.lang.Runtime.getRuntime()
     told["driver_heap_gib"] = round((runtime.totalMemory() - runtime.freeMemory()) / 2**30, 3)
-    spark.stop()
+    context.stop()
     return {
         **told,
         "warm_seconds": min(runs) if runs else None,

@@ -37,8 +37,7 @@ from pipelines.recipes import Recipe
 from pipelines.windows import Span
 
 if TYPE_CHECKING:
-    from pyspark import RDD
-    from pyspark.sql import SparkSession
+    from pyspark import RDD, SparkContext
 
 __all__ = ["ExactSums", "bound", "bounds_of"]
 
@@ -97,13 +96,13 @@ class ExactSums:
             `__m0 ..` (int64, or lists of int64): for each key one row from each task that met it, all in one partition.
         plan: how rows are made.
         partitions: how many partitions have sums.
-        spark: the session.
+        spark: where tasks run.
     """
 
     items: RDD[Item]
     plan: RowPlan
     partitions: int
-    spark: SparkSession
+    spark: SparkContext
 
     def computed(self) -> Told:
         """Computes them, and refuses if there was a problem.
@@ -115,7 +114,7 @@ class ExactSums:
         Raises:
             InputError: null, not finite, or of a wrong length; nothing was drawn.
         """
-        told = [item for _, item in self.spark.sparkContext.runJob(self.items, list, [self.partitions])]
+        told = [item for _, item in self.spark.runJob(self.items, list, [self.partitions])]
         found = [one.problem for one in told if one.problem >= 0]
         if found:
             raise self.plan.problems[min(found)].error()
@@ -133,9 +132,10 @@ def bound(
     inputs: SignalInputs,
     span: Span,
     salts: Salts,
-    spark: SparkSession,
-    scratch: Path | None = None,
+    spark: SparkContext,
     *,
+    partitions: int,
+    scratch: Path | None = None,
     first: bool = False,
     found: Found | None = None,
 ) -> ExactSums:
@@ -148,7 +148,8 @@ def bound(
         inputs: the tables.
         span: the window.
         salts: of the run.
-        spark: the session.
+        spark: where tasks run.
+        partitions: that the sums are spread over.
         scratch: a folder that all workers share and the caller removes when the result is no longer needed: blobs then
             pass through files in it instead of Spark's own exchange, which copies them through the JVM. None: the
             exchange.
@@ -157,8 +158,7 @@ def bound(
     """
     plan = row_plan(signal, recipe, inputs, span)
     bounds = bounds_of(signal, recipe, calibration, salts, first=first, found=found)
-    parallelism = spark.sparkContext.defaultParallelism
-    partitions = int(spark.conf.get("spark.sql.shuffle.partitions") or parallelism)
+    parallelism = spark.defaultParallelism
     sent = Sent(keys=bounds.key_names, partitions=partitions, wide=any(one.wide for one in bounds.sums))
     layout = inputs.events.layout
     if layout is not None and _fits(layout, signal):

@@ -20,8 +20,7 @@ from pipelines.engine.sums import int_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark import RDD
-    from pyspark.sql import SparkSession
+    from pyspark import RDD, SparkContext
 
 __all__ = ["Item", "exchanged", "forget", "numbered", "packed", "partitions_of", "place_of", "split", "unpacked"]
 
@@ -31,9 +30,9 @@ Item = tuple[int, Any]
 _KEY_SALT = 0x6B65797370726561
 
 
-def numbered(spark: SparkSession, count: int, work: Callable[[Iterable[int]], Iterable[Item]]) -> RDD[Item]:
+def numbered(spark: SparkContext, count: int, work: Callable[[Iterable[int]], Iterable[Item]]) -> RDD[Item]:
     """Tasks 0, 1, ..., count - 1, which `work` is called with."""
-    numbers: RDD[int] = spark.sparkContext.parallelize(range(count), max(1, count))
+    numbers: RDD[int] = spark.parallelize(range(count), max(1, count))
     return numbers.mapPartitions(work)
 
 

@@ -23,7 +23,7 @@ from pipelines.windows import Span
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyspark.sql import SparkSession
+    from pyspark import SparkContext
 
 __all__ = ["Engine", "Sums"]
 
@@ -108,6 +108,7 @@ class Engine:
         salts: of this run.
         steps: post-processing, with the parents' releases that it reads.
         scratch: a folder for blobs, if all workers share this machine; removed by the caller. None: Spark's exchange.
+        partitions: that exact sums are spread over, for as many tasks where there are many.
         found: a folder for the keys that a first round of selection finds; not there yet, and shared by all workers.
     """
 
@@ -118,6 +119,7 @@ class Engine:
     scratch: Path | None = None
     found: Path | None = None
     steps: tuple[Step, ...] = ()
+    partitions: int = 8
 
     @property
     def schema(self) -> pa.Schema:
@@ -125,7 +127,7 @@ class Engine:
         return released_schema(self.plan, self.inputs, self.steps)
 
     @contextmanager
-    def bounded(self, spark: SparkSession, *, first: bool = False, found: Found | None = None) -> Iterator[ExactSums]:
+    def bounded(self, spark: SparkContext, *, first: bool = False, found: Found | None = None) -> Iterator[ExactSums]:
         """Exact sums over bounded contributions, lazily (`bounding.bound`); forgets them at the end."""
         plan, scratch = self.plan, self.scratch
         if scratch is not None:
@@ -139,7 +141,8 @@ class Engine:
             self.span,
             self.salts,
             spark,
-            scratch,
+            partitions=self.partitions,
+            scratch=scratch,
             first=first,
             found=found,
         )
@@ -149,7 +152,7 @@ class Engine:
             exact.forget()
 
     @contextmanager
-    def sums(self, spark: SparkSession) -> Iterator[Sums]:
+    def sums(self, spark: SparkContext) -> Iterator[Sums]:
         """Reads, checks, bounds and sums; forgets the sums at the end.
 
         Raises:

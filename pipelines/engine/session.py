@@ -1,6 +1,9 @@
-"""One Spark session, quiet: no UI, no event log, no log lines, so that exact intermediate counts show nowhere.
+"""Spark, quiet: no UI, no event log, no log lines, so that exact intermediate counts show nowhere.
 
-The same session drives a cluster: `spark.master` names it, and a run must be able to read the project's folder, this
+Releases need tasks and exchanges alone: `spark_context`. `spark_session` adds Spark's SQL, which takes as long to start
+again.
+
+The same drives a cluster: `spark.master` names it, and a run must be able to read the project's folder, this
 interpreter's path and this code's folder under the same paths on every machine. Which address executors call the
 driver back at is Spark's own choice (`SPARK_LOCAL_IP` overrules it).
 """
@@ -18,9 +21,10 @@ from governance.errors import EnvironmentProblem
 from governance.settings import Spark
 
 if TYPE_CHECKING:
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
-__all__ = ["spark_session"]
+__all__ = ["spark_context", "spark_session"]
 
 
 _SQL_SETTINGS = {
@@ -32,49 +36,77 @@ _SQL_SETTINGS = {
     "spark.sql.legacy.parquet.nanosAsLong": "true",
 }
 _MARK = "spark.sql.hedgerow.session"
+_OURS = "spark.hedgerow.started"
 _VALUES_IN_LOGS = ("SQLQueryContextLogger", "DataFrameQueryContextLogger")
 
 
-def spark_session(settings: Spark) -> SparkSession:
-    """Starts Spark, or gives a session of the one that runs.
+def spark_context(settings: Spark) -> SparkContext:
+    """Starts Spark, or gives the one that runs.
 
     Raises:
         EnvironmentProblem: Java is missing or too old, or the Spark that runs keeps a UI or an event log, which would
             show exact counts.
     """
+    from pyspark import SparkConf, SparkContext
     from pyspark.errors import PySparkException
-    from pyspark.sql import SparkSession
 
-    _silence_query_errors()
-    active = SparkSession.getActiveSession()
+    active = SparkContext._active_spark_context  # noqa: SLF001 - `getOrCreate` would start one that is not quiet
     if active is not None:
-        return active if active.conf.get(_MARK, "") else _own_session(active, settings)
-    builder = (
-        SparkSession.builder.appName("hedgerow")
-        .master(settings.master)
-        .config("spark.driver.memory", settings.driver_memory)
-        .config("spark.ui.enabled", False)
-        .config("spark.ui.showConsoleProgress", False)
-        .config("spark.eventLog.enabled", False)
-        .config("spark.log.level", "OFF")
-        .config("spark.driver.extraJavaOptions", "-XX:+UseParallelGC -XX:ReservedCodeCacheSize=256m")
-    )
-    if settings.master.startswith("local"):
-        builder = builder.config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
-    else:
-        for name, value in _cluster_settings(settings).items():
-            builder = builder.config(name, value)
+        if not active.getConf().contains(_OURS):
+            _check_quiet(active)
+        return active
+    conf = SparkConf().setAppName("hedgerow").setMaster(settings.master)
+    for name, value in _start_settings(settings).items():
+        conf.set(name, value)
     try:
         with _silent_children():
-            session = builder.getOrCreate()
+            context = SparkContext(conf=conf)
     except (PySparkException, OSError, RuntimeError) as error:
         raise EnvironmentProblem(
             f"Spark does not start ({type(error).__name__}); run 'hedgerow doctor' to check Java, memory and disk"
         ) from None
-    session.sparkContext.setLogLevel("OFF")
+    context.setLogLevel("OFF")
     # Workers run this interpreter, with its packages; PYSPARK_PYTHON is the environment's, which is not ours to set.
-    session.sparkContext.pythonExec = sys.executable
-    return _configured(session, settings)
+    context.pythonExec = sys.executable
+    return context
+
+
+def spark_session(settings: Spark) -> SparkSession:
+    """Spark's SQL beside `spark_context`, in a session of its own where somebody else started Spark.
+
+    Raises:
+        EnvironmentProblem: as `spark_context`.
+    """
+    _silence_query_errors()
+    context = spark_context(settings)
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.getActiveSession()
+    if session is not None and session.conf.get(_MARK, ""):
+        return session
+    session = SparkSession.builder.getOrCreate()
+    if not context.getConf().contains(_OURS):
+        session = session.newSession()  # their SQL settings stay theirs
+    for name, value in _SQL_SETTINGS.items():
+        session.conf.set(name, value)
+    session.conf.set("spark.sql.shuffle.partitions", str(settings.shuffle_partitions))
+    session.conf.set(_MARK, "true")
+    return session
+
+
+def _start_settings(settings: Spark) -> dict[str, str]:
+    quiet = {
+        _OURS: "true",
+        "spark.driver.memory": settings.driver_memory,
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.eventLog.enabled": "false",
+        "spark.log.level": "OFF",
+        "spark.driver.extraJavaOptions": "-XX:+UseParallelGC -XX:ReservedCodeCacheSize=256m",
+    }
+    if settings.master.startswith("local"):
+        return quiet | {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+    return quiet | _cluster_settings(settings)
 
 
 def _cluster_settings(settings: Spark) -> dict[str, str]:
@@ -87,25 +119,15 @@ def _cluster_settings(settings: Spark) -> dict[str, str]:
     }
 
 
-def _own_session(active: SparkSession, settings: Spark) -> SparkSession:
-    """A session beside somebody else's, in the same Spark: their SQL settings stay theirs."""
-    context = active.sparkContext.getConf()
+def _check_quiet(context: SparkContext) -> None:
+    """Refuses a Spark that somebody else started and that would show exact counts."""
+    conf = context.getConf()
     for setting in ("spark.ui.enabled", "spark.eventLog.enabled"):
-        if context.get(setting, "true" if setting == "spark.ui.enabled" else "false") == "true":
+        if conf.get(setting, "true" if setting == "spark.ui.enabled" else "false") == "true":
             raise EnvironmentProblem(
                 f"the Spark that runs here has {setting}=true, which would show exact counts; stop it, or start it "
-                "with "
-                f"{setting}=false"
+                f"with {setting}=false"
             )
-    return _configured(active.newSession(), settings)
-
-
-def _configured(session: SparkSession, settings: Spark) -> SparkSession:
-    for name, value in _SQL_SETTINGS.items():
-        session.conf.set(name, value)
-    session.conf.set("spark.sql.shuffle.partitions", str(settings.shuffle_partitions))
-    session.conf.set(_MARK, "true")
-    return session
 
 
 def _silence_query_errors() -> None:

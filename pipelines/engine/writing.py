@@ -155,7 +155,7 @@ class Writing:
         public: Any = PublicKeys.of(sums.plan.domains, keys) if _public(plan) else None
         if public is not None and len(pickle.dumps(public)) > _MOST_INLINE_BYTES:
             # Spark writes the code of a large task to disk, and this task's holds the key of the noise.
-            public = sums.spark.sparkContext.broadcast(public)
+            public = sums.spark.broadcast(public)
         return cls(
             noising=noising,
             public=public,
@@ -177,12 +177,11 @@ class Writing:
         Returns:
             The files that have rows, in order.
         """
-        context = exact.spark.sparkContext
         Path(self.folder).mkdir(parents=True)
         width = sum(noise.measure.summed_width for noise in self.noising.noises)
         try:
             if rows * width <= _SUMS_IN_ONE_TASK:
-                names = context.runJob(exact.items.coalesce(1), self.at_once)
+                names = exact.spark.runJob(exact.items.coalesce(1), self.at_once)
             else:
                 names = self._in_stages(exact)
         finally:
@@ -222,7 +221,7 @@ class Writing:
                 yield _written(table, self.folder, file)
 
         try:
-            return exact.spark.sparkContext.runJob(items.mapPartitionsWithIndex(write), list)
+            return exact.spark.runJob(items.mapPartitionsWithIndex(write), list)
         finally:
             forget(items)
 
@@ -285,7 +284,7 @@ def write_found(exact: ExactSums, stage: FirstRound, folder: Path, schema: pa.Sc
             yield _written(stage.table(weights), where, partition)
 
     found = exact.items.mapPartitionsWithIndex(find)
-    exact.spark.sparkContext.runJob(found, list, list(range(exact.partitions)))
+    exact.spark.runJob(found, list, list(range(exact.partitions)))
 
 
 def _written(table: pa.Table, folder: str, file: int) -> str:

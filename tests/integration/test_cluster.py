@@ -87,10 +87,10 @@ ReleaseKey.fresh = classmethod(lambda cls: cls(key))
 for folder, fault in json.loads(sys.argv[2]):
     noise = lambda key: FaultyNoise(KeyedNoise(key), fault, os.path.join(folder, "attempts"))
     print([str(result.outcome) for result in run(load_settings(Path(folder)), noise=noise)], flush=True)
-from pyspark.sql import SparkSession
-session = SparkSession.getActiveSession()
-print(session.sparkContext.master)
-session.stop()
+from pyspark import SparkContext
+context = SparkContext.getOrCreate()
+print(context.master)
+context.stop()
 """
 SPECULATION = " ".join(
     f"--conf {setting}"

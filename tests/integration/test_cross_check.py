@@ -11,7 +11,7 @@ from governance.settings import Settings
 from pipelines.engine.inputs import open_inputs
 from pipelines.engine.kernel import Salts
 from pipelines.engine.release import Engine
-from pipelines.engine.session import spark_session
+from pipelines.engine.session import spark_context
 from pipelines.noise import KeyedNoise, ReleaseKey
 from tests.support.cross_checked import CASES, table_rows
 from tests.support.projects import SPAN, engine_settings
@@ -46,7 +46,7 @@ def test_spark_releases_what_the_repeated_runs_release(name: str, settings: Sett
         span=SPAN,
         salts=Salts(rows=KEY.salt("rows"), partitions=KEY.salt("partitions")),
     )
-    with engine.sums(spark_session(settings.spark)) as sums:
+    with engine.sums(spark_context(settings.spark)) as sums:
         found = released_table(sums, KeyedNoise(KEY))
     keys = [(key, "ascending") for key in plan.signal.entity.keys]
     assert found.num_rows == RUNS * 4

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pyspark.sql import SparkSession
+from pyspark import SparkContext
 
 from governance.errors import NonFiniteValue, NullValue, VectorLength
 from governance.settings import Settings
@@ -56,7 +56,7 @@ from pipelines.engine.kernel import Sum as KernelSum
 from pipelines.engine.noisy import Noising
 from pipelines.engine.outputs import tree_levels
 from pipelines.engine.release import Engine, Sums
-from pipelines.engine.session import spark_session
+from pipelines.engine.session import spark_context
 from pipelines.engine.sums import merged_sums
 from pipelines.ingest import ingest
 from pipelines.noise import KeyedNoise, ReleaseKey, ZeroNoise
@@ -180,7 +180,7 @@ def sums(signal: Signal, settings: Settings, scratch: Path | None = None) -> Ite
     plan = plan_signal(signal, settings)
     inputs = open_inputs(signal, plan.recipe, settings.root)
     engine = Engine(plan=plan, inputs=inputs, span=SPAN, salts=SALTS, scratch=scratch)
-    with engine.sums(spark_session(settings.spark)) as found:
+    with engine.sums(spark_context(settings.spark)) as found:
         yield found
 
 
@@ -397,18 +397,18 @@ def test_absent_public_keys_get_noise_and_other_keys_never_appear(settings: Sett
     assert len(noises) > 1, "a key that nobody has is noisy too"
 
 
-def spark_files(spark: SparkSession) -> list[Path]:
+def spark_files(spark: SparkContext) -> list[Path]:
     """Every file that Spark keeps: its block managers', and what Python handed to it."""
-    [told] = spark.sparkContext.parallelize([0], 1).map(lambda _: os.environ["SPARK_LOCAL_DIRS"]).collect()
+    [told] = spark.parallelize([0], 1).map(lambda _: os.environ["SPARK_LOCAL_DIRS"]).collect()
     local = [Path(folder) for folder in told.split(",")]
-    folders = [*local, Path(spark.sparkContext._temp_dir)]
+    folders = [*local, Path(spark._temp_dir)]
     return [file for folder in folders for file in folder.rglob("*") if file.is_file()]
 
 
 def test_neither_the_secret_nor_exact_sums_stay_on_disk(settings: Settings, tmp_path: Path) -> None:
     """Spark writes the code of large tasks to disk: that of the noise stays small, however many public keys there are.
     Exchanged sums are gone when the release is written."""
-    spark = spark_session(settings.spark)
+    spark = spark_context(settings.spark)
     signal = a_signal(partitions=PublicPartitions({"item_id": tuple(range(250_000))}))
     with sums(signal, settings) as found:
         exchanged = [file for file in spark_files(spark) if file.name.startswith("shuffle_")]
@@ -508,9 +508,7 @@ def test_keys_of_invalid_text_have_noise_of_their_own(settings: Settings) -> Non
     signal = a_signal(aggregates={"users": Count()}, budget_per_release=ZCDP(0.001))
     plan = plan_signal(signal, settings)
     texts = pa.array([b"A" + bytes([byte]) for byte in range(0x80, 0xC0)], pa.binary())
-    exact = pa.table(
-        {"__k0": pa.Array.from_buffers(pa.string(), 64, texts.buffers()), "__m0": [100_000] * 64}
-    )
+    exact = pa.table({"__k0": pa.Array.from_buffers(pa.string(), 64, texts.buffers()), "__m0": [100_000] * 64})
     noisy = Noising.of(signal, plan.recipe, plan.calibration, KeyedNoise(KEY)).table(exact)
     assert noisy.num_rows == 64
     assert len(set(noisy.column("users").to_pylist())) > 35, "64 draws of such width hit some 47 values"

@@ -36,7 +36,7 @@ from pipelines.engine.inputs import open_inputs
 from pipelines.engine.kernel import Salts
 from pipelines.engine.layout import LAYOUT_NAME, Layout
 from pipelines.engine.release import Engine
-from pipelines.engine.session import spark_session
+from pipelines.engine.session import spark_context
 from pipelines.engine.tables import open_table
 from pipelines.ingest import Ingested, ingest
 from pipelines.noise import KeyedNoise, ReleaseKey
@@ -341,7 +341,7 @@ def test_a_clustered_release_is_the_unsorted_one_to_the_byte(tmp_path: Path) -> 
     write(tmp_path / "raw" / "10.parquet", events(10, n=6000, day=1, value=np.zeros(6000)))
     lay([tmp_path / "raw"], tmp_path / "laid")
     settings = engine_settings(tmp_path)
-    spark = spark_session(settings.spark)
+    spark = spark_context(settings.spark)
     key = ReleaseKey(bytes(range(32)))
     released = []
     for index, table_name in enumerate(("raw", "laid")):
@@ -367,7 +367,7 @@ def test_a_person_in_a_wrong_bucket_stops_the_run(tmp_path: Path) -> None:
     layout = Layout.read(folder)
     (folder / LAYOUT_NAME).write_bytes(replace(layout, salt=layout.salt ^ 1).to_bytes())
     settings = engine_settings(tmp_path)
-    spark = spark_session(settings.spark)
+    spark = spark_context(settings.spark)
     plan = plan_signal(a_signal(), settings)
     inputs = open_inputs(plan.signal, plan.recipe, tmp_path)
     engine = Engine(plan=plan, inputs=inputs, span=SPAN, salts=Salts(rows=1, partitions=2))

@@ -37,7 +37,7 @@ from pipelines.definitions import Partitions
 from pipelines.engine.inputs import check_footers, open_inputs
 from pipelines.engine.kernel import Salts
 from pipelines.engine.release import Engine
-from pipelines.engine.session import spark_session
+from pipelines.engine.session import spark_context
 from pipelines.noise import ZeroNoise
 from pipelines.plan import plan_signal
 from pipelines.windows import Span
@@ -114,7 +114,7 @@ def released(signal: Signal, span: Span, settings: Settings) -> dict[tuple[Any, 
     inputs = open_inputs(signal, plan.recipe, settings.root)
     check_footers(signal, inputs)
     engine = Engine(plan=plan, inputs=inputs, span=span, salts=SALTS)
-    with engine.sums(spark_session(settings.spark)) as sums:
+    with engine.sums(spark_context(settings.spark)) as sums:
         rows = released_table(sums, ZeroNoise()).to_pylist()
     return {tuple(row[key] for key in signal.entity.keys): row for row in rows}
 
