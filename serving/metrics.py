@@ -70,24 +70,15 @@ class MetricsInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # g
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._wrapped: dict[int, tuple[Any, Any]] = {}
 
     def intercept_service(self, continuation: Any, details: grpc.HandlerCallDetails) -> Any:
         """See `grpc.ServerInterceptor`."""
-        handler = continuation(details)
-        if handler is None:
-            return None
-        known = self._wrapped.get(id(handler))
-        if known is None or known[0] is not handler:
-            known = self._wrapped[id(handler)] = handler, self._wrap(handler, details.method.removeprefix("/"))
-        return known[1]
-
-    def _wrap(self, handler: Any, method: str) -> Any:
-        if handler.unary_unary is not None:
-            return handler._replace(unary_unary=self._timed(handler.unary_unary, method))
-        if handler.unary_stream is not None and not getattr(handler.unary_stream, "experimental_non_blocking", False):
+        handler, method = continuation(details), details.method.removeprefix("/")
+        if handler is None or handler.request_streaming:
+            return handler
+        if handler.response_streaming:
             return handler._replace(unary_stream=self._timed_stream(handler.unary_stream, method))
-        return handler
+        return handler._replace(unary_unary=self._timed(handler.unary_unary, method))
 
     def _timed(self, behavior: Callable[..., Any], method: str) -> Callable[..., Any]:
         seconds = self._metrics.seconds.labels(method)
@@ -105,9 +96,6 @@ class MetricsInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # g
             succeeded.inc()
             return answer
 
-        pool = getattr(behavior, "experimental_thread_pool", None)
-        if pool is not None:
-            call.experimental_thread_pool = pool  # type: ignore[attr-defined]
         return call
 
     def _timed_stream(self, behavior: Callable[..., Any], method: str) -> Callable[..., Any]:

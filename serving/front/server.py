@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -47,6 +48,7 @@ class Front:
         self._listening = listening
         self._tls = tls
         self._loop: Any = uvloop.new_event_loop()
+        self._loop.set_exception_handler(_log_fault)
         self._tasks: set[Any] = set()
         self._forgiven = time.monotonic()
         self._stopped = threading.Lock()
@@ -166,3 +168,13 @@ class Front:
         if self._dispatcher.connections and seconds > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(gone.wait(), seconds)
+
+
+def _log_fault(_loop: Any, context: dict[str, Any]) -> None:
+    """A fault on the loop. Its text may hold a value or a peer's address, so only kinds and places are logged."""
+    error = context.get("exception")
+    if error is None or isinstance(error, OSError | EOFError):
+        return  # a peer that does not get through TLS, or is gone
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    place = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
+    _LOG.error("%s at %s", type(error).__name__, place)
