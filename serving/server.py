@@ -157,7 +157,7 @@ def start_server(
             config.limits.queue_seconds,
             lambda method: metrics.refused.labels(method).inc(),
         )
-        front = Front(dispatcher, listening, contexts)
+        front = Front(dispatcher, listening, contexts, single_threaded)
         front.start()
         _looked(metrics, pool, checks)(in_force.current())
         return RunningServer(

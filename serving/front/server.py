@@ -37,16 +37,22 @@ class Front:
         dispatcher: what is served, and how much of it.
         listening: bound and listening; ours from now on.
         tls: gives the context for the next connection; None: no TLS.
+        initializer: run first on the event loop's thread.
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, listening: socket.socket, tls: Callable[[], ssl.SSLContext] | None = None
+        self,
+        dispatcher: Dispatcher,
+        listening: socket.socket,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        initializer: Callable[[], None] = lambda: None,
     ) -> None:
         import uvloop
 
         self._dispatcher = dispatcher
         self._listening = listening
         self._tls = tls
+        self._initializer = initializer
         self._loop: Any = uvloop.new_event_loop()
         self._loop.set_exception_handler(_log_fault)
         self._tasks: set[Any] = set()
@@ -75,6 +81,7 @@ class Front:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._initializer()
         try:
             self._loop.run_forever()
         finally:
