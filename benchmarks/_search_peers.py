@@ -92,6 +92,72 @@ def milvus_lite(vectors, queries, truth, seconds, _target):
         }
 
 
+def chroma(vectors, queries, truth, seconds, target):
+    """Its own server, asked by its own client over HTTP."""
+    import chromadb
+
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        command = [Path(sys.executable).with_name("chroma"), "run", "--host", "127.0.0.1", "--port", str(port)]
+        with subprocess.Popen(
+            [*command, "--path", folder], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as server:
+            try:
+                client = _chroma_client(chromadb, port, server)
+                return _chroma(client, server.pid, vectors, queries, truth, seconds, target)
+            finally:
+                server.terminate()
+
+
+def _chroma_client(library, port, server):
+    while True:
+        try:
+            return library.HttpClient(
+                host="127.0.0.1", port=port, settings=library.Settings(anonymized_telemetry=False)
+            )
+        except ValueError:  # it cannot connect yet
+            if server.poll() is not None:
+                sys.exit(f"the server does not start: exit code {server.returncode}")
+            time.sleep(0.2)
+
+
+def _chroma(client, pid, vectors, queries, truth, seconds, target):
+    graph = {"space": "ip", "max_neighbors": LINKS, "ef_construction": BUILD_BREADTH, "ef_search": BREADTHS[0]}
+    rows = client.create_collection("peer", configuration={"hnsw": graph}, embedding_function=None)
+    start = time.perf_counter()
+    for at in range(0, len(vectors), 5000):
+        some = vectors[at : at + 5000]
+        rows.add(ids=[str(at + i) for i in range(len(some))], embeddings=some)
+    built = time.perf_counter() - start
+
+    def search(some):
+        return [[int(one) for one in own] for own in rows.query(query_embeddings=some, n_results=K, include=[])["ids"]]
+
+    for breadth in BREADTHS:
+        rows.modify(configuration={"hnsw": {"ef_search": breadth}})
+        few = queries[:200]
+        found = [own for at in range(0, len(few), 20) for own in search(few[at : at + 20])]
+        if (recall := recall_of(found, truth[: len(few)])) >= target:
+            break
+
+    def ask(_, query):
+        search(query)
+
+    answer = {"build_seconds": round(built, 1), "breadth": breadth, "recall": round(recall, 4)}
+    singles = [query[None] for query in queries]
+    for concurrency in (1, 16):
+        answer[f"c{concurrency}"] = _concurrent(lambda: None, ask, singles, concurrency, seconds, pid)
+    batches = [queries[at : at + 16] for at in range(0, len(queries) - 15, 16)]
+    many = _concurrent(lambda: None, ask, batches, 16, seconds, pid)
+    answer["sixteen_a_call_c16"] = {
+        "queries_per_second": 16 * many["queries_per_second"],
+        "server_cpu_seconds_per_1000": round(many["server_cpu_seconds_per_1000"] / 16, 3),
+    }
+    return answer
+
+
 def redis_stack(vectors, queries, truth, seconds, target):
     """Over a socket, one query a call, commands encoded beforehand."""
     import redis
@@ -218,9 +284,8 @@ def main():
     """Runs one peer."""
     peer, path, seconds, target = sys.argv[1:]
     data = np.load(path)
-    found = {"hnswlib": hnswlib, "milvus_lite": milvus_lite, "redis_stack": redis_stack}[peer](
-        data["vectors"], data["queries"], data["truth"], float(seconds), float(target)
-    )
+    engines = {"hnswlib": hnswlib, "milvus_lite": milvus_lite, "redis_stack": redis_stack, "chroma": chroma}
+    found = engines[peer](data["vectors"], data["queries"], data["truth"], float(seconds), float(target))
     print(json.dumps({**found, "rows": len(data["vectors"])}))
 
 

