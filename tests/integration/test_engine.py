@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,8 +22,10 @@ from governance.errors import NonFiniteValue, NullValue, VectorLength
 from governance.settings import Settings
 from pipelines import (
     ZCDP,
+    AdaptiveWeights,
     ApproxDP,
     ClipNorm,
+    ConsistentWith,
     Count,
     CountDistinct,
     Entity,
@@ -55,6 +58,7 @@ from pipelines.engine.kernel import Salts
 from pipelines.engine.kernel import Sum as KernelSum
 from pipelines.engine.noisy import Noising
 from pipelines.engine.outputs import tree_levels
+from pipelines.engine.post_processing import Step
 from pipelines.engine.release import Engine, Sums
 from pipelines.engine.session import spark_context
 from pipelines.engine.sums import merged_sums
@@ -501,6 +505,81 @@ def test_the_files_tell_nothing_of_keys_that_were_not_selected(
         written.append([path.read_bytes() for path in files])
     assert len(written[0]) == 2
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("exactly", [True, False])
+def test_steps_see_all_children_of_a_parent_however_many_tasks_there_are(
+    exactly: bool, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signal = SIGNALS["one event, joined genres, public users and genres"]
+    plan = plan_signal(signal, settings)
+    parents = {"genre": ["drama", "crime", "romance"], "events": [900, 500, 1]}
+    pq.write_table(pa.table(parents), tmp_path / "parent.parquet")
+    step = Step(
+        step=ConsistentWith(signal="genres", version=1, columns=("events",), exactly=exactly),
+        columns=("events",),
+        keys=("genre",),
+        files=(str(tmp_path / "parent.parquet"),),
+        stddevs={"events": 3.0},
+        parent_stddevs={"events": 2.0},
+    )
+    engine = Engine(
+        plan=plan, inputs=open_inputs(signal, plan.recipe, settings.root), span=SPAN, salts=SALTS, steps=(step,)
+    )
+    written = []
+    for sums_in_one_task in (200_000, 0):
+        monkeypatch.setattr(writing, "_SUMS_IN_ONE_TASK", sums_in_one_task)
+        with engine.sums(spark_context(settings.spark)) as found:
+            files = found.write(KeyedNoise(KEY), tmp_path / str(sums_in_one_task), files=3)
+        written.append({file.name: file.read_bytes() for file in files})
+    assert len(written[0]) == 3
+    assert written[0] == written[1]
+    table = pa.concat_tables([pq.read_table(file) for file in files])
+    plain = {(row["user_id"], row["genre"]): row["events"] for row in released(signal, settings, KeyedNoise(KEY))}
+    for genre, total in zip(*parents.values(), strict=True):
+        rows = [row for row in table.to_pylist() if row["genre"] == genre]
+        missing = total - sum(plain[row["user_id"], genre] for row in rows)
+        share = missing / len(rows) if exactly else missing * 9 / (4 + len(rows) * 9)
+        for row in rows:
+            assert row["events"] == pytest.approx(plain[row["user_id"], genre] + share, abs=1e-6)
+
+
+def test_the_second_round_of_selection_adds_to_what_the_first_one_found(settings: Settings, tmp_path: Path) -> None:
+    """Without noise: what reaches the first threshold, and what reaches the second by weights spread over the rest."""
+    signal = a_signal(
+        bounds=KeepRandom(max_partitions=12, max_rows_per_partition=1),
+        partitions=PrivateSelection(delta=1e-7, by=AdaptiveWeights(max_keys=12, first=0.1)),
+        budget_per_release=ZCDP(2.0),
+    )
+    plan = plan_signal(signal, settings)
+    inputs = open_inputs(signal, plan.recipe, settings.root)
+    engine = Engine(plan=plan, inputs=inputs, span=SPAN, salts=SALTS, found=tmp_path / "found")
+    with engine.sums(spark_context(settings.spark)) as sums_:
+        got = {row["item_id"] for row in released_table(sums_, ZeroNoise()).to_pylist()}
+    first, second = plan.calibration.first_threshold, plan.calibration.threshold
+    assert first is not None
+    assert second is not None
+    start, end = SPAN.start.timestamp(), SPAN.end.timestamp()
+    edges = {(row["user_id"], row["item_id"]) for row in rows_of(make_events()) if start <= row["ts"] < end}
+
+    def weights(left: set[tuple[int, int]]) -> dict[int, float]:
+        degrees = Counter(user for user, _ in left)
+        weights: dict[int, float] = defaultdict(float)
+        for user, item in left:
+            weights[item] += degrees[user] ** -0.5
+        return weights
+
+    early = {item for item, weight in weights(edges).items() if weight * 2**20 >= first}
+    rest = weights({edge for edge in edges if edge[1] not in early})
+    late = {item for item, weight in rest.items() if weight * 2**20 >= second}
+    by_file = {
+        key for file in (tmp_path / "found").glob("*.parquet") for key in pq.read_table(file)["__k0"].to_pylist()
+    }
+    assert by_file == early
+    assert got == early | late
+    assert early
+    assert late
+    assert len(got) < len({item for _, item in edges})
 
 
 def test_keys_of_invalid_text_have_noise_of_their_own(settings: Settings) -> None:
