@@ -302,7 +302,9 @@ def test_a_watch_may_be_cancelled_and_others_go_on(target: Target) -> None:
             peer.send(reset(2 * i + 1))
         peer.call(101, HEALTH, b"")
         assert peer.answer(101).messages == [SERVING]
-        assert {bytes(peer.streams[i].body) for i in range(1, 41, 2)} == {told}
+        for i in range(1, 41, 2):  # what is set again is told again: a status may come twice
+            found = bytes(peer.streams[i].body)
+            assert found == told * (len(found) // len(told))
 
 
 # --- messages ---------------------------------------------------------------------------------------------------
