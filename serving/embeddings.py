@@ -43,7 +43,7 @@ def get_embeddings(published: Published, request: embeddings_pb2.GetEmbeddingsRe
         NotServed: no such space.
         AccessDenied: the caller may not read it.
     """
-    known = asked_ids(published, request) if isinstance(request, bytes) else None
+    known = asked_ids(published, request if isinstance(request, bytes) else request.SerializeToString())
     if known is not None:
         plan, ids = known
     else:
@@ -83,10 +83,10 @@ def search(published: Published, request: embeddings_pb2.SearchRequest | bytes, 
         NotServed: no such space.
         AccessDenied: the caller may not read it.
     """
-    if not isinstance(request, bytes):
-        return search_space(published, request, permit)[0]
-    if (known := asked_neighbors(published, request)) is None:
-        return search_space(published, parsed(embeddings_pb2.SearchRequest, request), permit)[0]
+    data = request if isinstance(request, bytes) else request.SerializeToString()
+    if (known := asked_neighbors(published, data)) is None:
+        message = parsed(embeddings_pb2.SearchRequest, request) if isinstance(request, bytes) else request
+        return search_space(published, message, permit)[0]
     plan, values, k = known
     _check_k(k, "")
     queries = _checked_vectors(plan.space, values, "")

@@ -51,6 +51,8 @@ def key_hashes(columns: Sequence[KeyColumn]) -> NDArray[np.uint64]:
 
 _INTEGER: Final = np.dtype([("kind", "S1"), ("value", ">i8")])
 _U: Final = np.uint64
+_ONE: Final = np.uint64(1)
+_SHIFT_1, _SHIFT_2, _SHIFT_3 = _U(30), _U(27), _U(31)
 _MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2: Final = np.uint64(0x94D049BB133111EB)
 _COMBINE: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -59,24 +61,28 @@ _BASE: Final = np.uint64(0xD6E8FEB86659FD93)
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): a permutation of 64 bits that spreads every bit."""
-    values = np.multiply(values ^ (values >> _U(30)), _MIX_1, dtype=np.uint64)
-    values = np.multiply(values ^ (values >> _U(27)), _MIX_2, dtype=np.uint64)
-    return values ^ (values >> _U(31))
+    values = (values ^ (values >> _SHIFT_1)) * _MIX_1
+    values = (values ^ (values >> _SHIFT_2)) * _MIX_2
+    return values ^ (values >> _SHIFT_3)
 
 
 def _hash(column: KeyColumn) -> NDArray[np.uint64]:
     if not isinstance(column, Texts):
-        return _mix(column.astype(np.uint64))
-    if column.width is not None:
-        terms = np.add(column.matrix(), 1, dtype=np.uint64) * _powers(column.width)[: column.width]
-        return _mix(terms.sum(axis=1, dtype=np.uint64) + np.full(1, column.width, np.uint64) * _COMBINE)
+        return _mix(column.view(np.uint64))
+    count, width = len(column), column.width
+    if count == 1:
+        width = len(column.data)
+    if width is not None:
+        terms = np.add(column.data.reshape(count, width), _ONE, dtype=np.uint64) * _powers(width)[:width]
+        return _mix(terms.sum(axis=1, dtype=np.uint64) + np.array([width], np.uint64) * _COMBINE)
     lengths = column.lengths
-    positions = np.arange(len(column.data)) - np.repeat(column.offsets[:-1], lengths)
+    positions = np.arange(len(column.data)) - column.offsets[:-1].repeat(lengths)
     longest = int(lengths.max(initial=0))
-    terms = (column.data.astype(np.uint64) + np.uint64(1)) * _powers(longest)[positions]
+    terms = (column.data.astype(np.uint64) + _ONE) * _powers(longest).take(positions)
     sums = np.zeros(len(terms) + 1, np.uint64)
-    np.cumsum(terms, out=sums[1:])
-    return _mix(sums[column.offsets[1:]] - sums[column.offsets[:-1]] + lengths.astype(np.uint64) * _COMBINE)
+    terms.cumsum(out=sums[1:])
+    at = sums.take(column.offsets)
+    return _mix(at[1:] - at[:-1] + lengths.astype(np.uint64) * _COMBINE)
 
 
 def _powers(count: int) -> NDArray[np.uint64]:

@@ -155,9 +155,19 @@ class Texts:
         if not same.all():
             there = np.flatnonzero(same)
             left, right = self.take(there), other.take(there)
-        differing = np.concatenate([[0], np.cumsum(left.data != right.data)])
+        differing = _offsets(left.data != right.data)
         same[same] = differing[left.offsets[1:]] == differing[left.offsets[:-1]]
         return same
+
+    def are(self, indexes: NDArray[np.int64], others: Texts) -> bool:
+        """Whether the strings at these positions, `(m,)`, are the m others, every one of them."""
+        starts = self.offsets.take(indexes)
+        lengths = self.offsets.take(indexes + 1) - starts
+        if lengths.tobytes() != others.lengths.tobytes():
+            return False
+        if len(indexes) == 1:
+            return self.data[starts[0] : starts[0] + lengths[0]].tobytes() == others.data.tobytes()
+        return self.data.take(ragged(starts, lengths, others.offsets)).tobytes() == others.data.tobytes()
 
 
 def ragged(
@@ -171,10 +181,10 @@ def ragged(
         offsets: `(n + 1,)`, running sum of the lengths, if the caller has it.
     """
     offsets = _offsets(lengths) if offsets is None else offsets
-    return np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return (starts - offsets[:-1]).repeat(lengths) + np.arange(offsets[-1])
 
 
-def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def _offsets(lengths: NDArray[Any]) -> NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
+    lengths.cumsum(out=offsets[1:])
     return offsets

@@ -89,6 +89,8 @@ class HashIndex:
     ) -> NDArray[np.int64]:
         """Takes rows back whose key is another one of the same hash, and finds the right one among several."""
         found = np.flatnonzero(rows < self.rows)
+        if _are(self.keys, rows, keys, found):
+            return rows
         wrong = found[~_equal(self.keys, rows[found], keys, found)]
         rows[wrong] = self.rows
         for at in wrong.tolist():  # two keys of one 64-bit hash: next to never
@@ -170,6 +172,22 @@ def _check_unique(keys: Sequence[KeyColumn], hashes: NDArray[np.uint64]) -> None
         if key in seen:
             raise ValueError("a key occurs twice")
         seen.add(key)
+
+
+def _are(
+    stored: Sequence[KeyColumn], rows: NDArray[np.int64], asked: Sequence[KeyColumn], at: NDArray[np.int64]
+) -> bool:
+    """Whether the stored keys at `rows[at]` are the asked ones at `at`, all of them: they are, next to always."""
+    every = len(at) == len(rows)
+    places = rows if every else rows[at]
+    for ours, theirs in zip(stored, asked, strict=True):
+        if isinstance(ours, Texts):
+            assert isinstance(theirs, Texts), "key columns have the index's types"
+            if not ours.are(places, theirs if every else theirs.take(at)):
+                return False
+        elif ours.take(places).tobytes() != theirs.take(at).astype(np.int64, copy=False).tobytes():  # type: ignore[union-attr]
+            return False
+    return True
 
 
 def _equal(
