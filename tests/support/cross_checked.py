@@ -89,7 +89,7 @@ def table_rows() -> list[dict[str, Any]]:
                         "item_id": item,
                         "value": n * 11 % 40 * 0.25 - 3,
                         "choice": (2, 5, 9, 7)[n % 4],
-                        "ts": _FIRST + (i // 3 + user) % 7 * _DAY + 999 * i,
+                        "ts": _FIRST + (i // 3 + user) % 7 * _DAY + 25_000 * i % _DAY,
                         # Some events have a row in several items, and several rows in one of them.
                         "event_id": 900 + user + i // 3 if i else 100 + n,
                         "vector": [n * 5 % 16 * 0.25 - 2, n % 7 * 0.25 - 0.75, n % 3 * 0.5],
