@@ -29,7 +29,7 @@ from pipelines.engine.exchange import Item, exchanged, forget, numbered
 from pipelines.engine.first_round import Found
 from pipelines.engine.inputs import SignalInputs, row_plan
 from pipelines.engine.kernel import Bounds, Salts, Sum
-from pipelines.engine.layout import Layout
+from pipelines.engine.layout import Layout, wrong_bucket
 from pipelines.engine.rows import RowPlan
 from pipelines.engine.scan import buckets_of, parts_of, tasks_of
 from pipelines.engine.tasks import Bound, Clustered, Sent, Split, Told
@@ -113,11 +113,15 @@ class ExactSums:
 
         Raises:
             InputError: null, not finite, or of a wrong length; nothing was drawn.
+            LayoutCorrupt: somebody is in a bucket where they do not belong, so bounds could fail; nothing was drawn.
         """
         told = [item for _, item in self.spark.runJob(self.items, list, [self.partitions])]
         found = [one.problem for one in told if one.problem >= 0]
         if found:
             raise self.plan.problems[min(found)].error()
+        misplaced = [one.misplaced for one in told if one.misplaced >= 0]
+        if misplaced:
+            raise wrong_bucket(min(misplaced))
         return Told(late_units=sum(one.late_units for one in told), sums=sum(one.sums for one in told))
 
     def forget(self) -> None:

@@ -27,7 +27,7 @@ from pipelines.engine.hashing import content_hashes, dense_codes
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LAYOUT_NAME", "Layout", "LayoutFile"]
+__all__ = ["LAYOUT_NAME", "Layout", "LayoutFile", "wrong_bucket"]
 
 LAYOUT_NAME = "_layout.json"
 SCHEMA = "hedgerow.layout/1"
@@ -124,8 +124,13 @@ class Layout:
         """
         _, distinct = dense_codes(column)
         if np.any(self._buckets(distinct) != bucket):
-            raise LayoutCorrupt(f"bucket {bucket} holds persons of other buckets; ingest the events again")
+            raise wrong_bucket(bucket)
 
     def _buckets(self, distinct: pa.Array[Any]) -> NDArray[np.int64]:
         hashes = content_hashes(distinct, self.salt)
         return ((hashes >> np.uint64(32)) % np.uint64(self.buckets)).astype(np.int64)
+
+
+def wrong_bucket(bucket: int) -> LayoutCorrupt:
+    """The refusal to bound a bucket in which somebody does not belong."""
+    return LayoutCorrupt(f"bucket {bucket} holds persons of other buckets; ingest the events again")

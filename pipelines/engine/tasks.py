@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import numpy as np
 
+from governance.errors import LayoutCorrupt
 from pipelines.engine.bounds import Bounds
 from pipelines.engine.exchange import Item, packed, split
 from pipelines.engine.hashing import encoded, row_hashes
@@ -43,11 +44,13 @@ class Told:
 
     Attributes:
         problem: position in `RowPlan.problems` of one that was met, or -1.
+        misplaced: a bucket of a layout that holds persons of others, or -1.
         late_units: units with rows that came too late.
         sums: rows of exact sums that were sent.
     """
 
     problem: int = -1
+    misplaced: int = -1
     late_units: int = 0
     sums: int = 0
 
@@ -253,5 +256,9 @@ class Clustered:
                 rows = pa.concat_tables(tables).combine_chunks()
                 place = self.plan.units.index(self.layout.person)
                 persons = encoded(rows.column(place))
-                self.layout.check_bucket(persons, bucket.index)
+                try:
+                    self.layout.check_bucket(persons, bucket.index)
+                except LayoutCorrupt:  # an exception of a task would reach the driver without its type
+                    told.append(self.sent.told(misplaced=bucket.index))
+                    return
                 yield from bounded_sums(rows.set_column(place, f"__u{place}", persons), self.bounds)

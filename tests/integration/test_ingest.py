@@ -373,5 +373,5 @@ def test_a_person_in_a_wrong_bucket_stops_the_run(tmp_path: Path) -> None:
     engine = Engine(plan=plan, inputs=inputs, span=SPAN, salts=Salts(rows=1, partitions=2))
     from pipelines.engine.failures import no_data_in_errors
 
-    with pytest.raises(HedgerowError), no_data_in_errors("x"), engine.sums(spark):
+    with pytest.raises(LayoutCorrupt, match="persons of other buckets"), no_data_in_errors("x"), engine.sums(spark):
         pytest.fail("bounds would not hold")
