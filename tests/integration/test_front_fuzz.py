@@ -100,7 +100,8 @@ def exchanged(address: str, pieces: list[bytes], expected: int = 0) -> Counter[i
 
 
 def lenient(peer: Peer) -> None:
-    """The peer has not counted what windows and settings were sent in its name."""
+    """The peer has not counted what windows, settings and streams were sent in its name."""
+    peer.resets_of_idle = True
     peer.window = peer._initial = _UNBOUNDED
     peer._most = (1 << 24) - 1
 

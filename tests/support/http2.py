@@ -268,6 +268,7 @@ class Peer:
         self.credit: dict[int, int] = {}  # what WINDOW_UPDATE gave this side, by stream
         self.pongs: list[bytes] = []
         self.acks = 0
+        self.resets_of_idle = False  # whether RST_STREAM may come for streams that never were
         self._settings_seen = False
         self._buffer = bytearray()
         self._decoder = Decoder(max_header_list_size=1 << 24)
@@ -433,6 +434,8 @@ class Peer:
 
     def _on_answer(self, frame: Frame) -> None:
         match frame.kind:
+            case Kind.RST_STREAM if self.resets_of_idle and frame.stream not in self.streams:
+                pass
             case Kind.RST_STREAM:
                 known = self._stream(frame)
                 (known.code,) = struct.unpack(">I", frame.payload)
