@@ -101,7 +101,8 @@ def _parts(column: KeyColumn) -> list[Texts]:
         packed = np.empty(count, _INTEGER)
         packed["kind"] = b"i"
         packed["value"] = column
-        return [Texts.fixed(packed.view(np.uint8).reshape(count, 9))]
+        size = _INTEGER.itemsize
+        return [Texts(data=packed.view(np.uint8), offsets=np.arange(0, size * count + size, size), width=size)]
     heads = np.zeros(count, [("kind", "S1"), ("length", ">u4")])
     heads["kind"], heads["length"] = b"s", column.lengths
     return [Texts.fixed(heads.view(np.uint8).reshape(count, 5)), column]
