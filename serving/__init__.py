@@ -16,7 +16,9 @@ Reading guide
     spaces          vector spaces from releases, built at publish
     publish         one publication: spaces, views, catalogue, then the record that puts them in force
     state, watch    what one publication serves, opened and verified; the one in force
-    plans           what a selection means in a publication, and the cached bytes of its answers
+    plans           what a selection of features means in a publication; requests read from their bytes
+    space_plans     the same for a space
+    feature_answers columns and runs of bytes as an answer
     features, embeddings, recommendation, snapshots    the methods, as functions of a publication and a request
 
   the server around them

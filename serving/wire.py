@@ -37,7 +37,7 @@ Buffer = bytes | memoryview
 
 _DELIMITED: Final = 2
 _INT64: Final = np.dtype("<i8")
-_MAX_SHAPES: Final = 16_384
+_MAX_SHAPES: Final = 512
 _SMALL: Final = tuple(bytes((value,)) for value in range(0x80))
 
 
