@@ -29,7 +29,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from governance.errors import DefinitionError, ReleaseCorrupt
+from governance.errors import ConfigError, DefinitionError, ReleaseCorrupt
 from governance.files import exclusive_lock, remove_tree
 from governance.ledger import open_ledger
 from governance.policy import Action, load_policy
@@ -113,6 +113,7 @@ def profile(
 
     Raises:
         BudgetExceeded, PolicyRefused: as `pipelines.run.run`; nothing was read.
+        ConfigError: several windows, or none.
         DefinitionError: the name is not a signal's, or there are too few units for this rho.
         HedgerowError: what the input or the engine say.
     """
@@ -121,7 +122,10 @@ def profile(
     [signal] = load_project(settings).select((name,))
     if not isinstance(signal, Signal):
         raise DefinitionError(signal.identity, "profile: it reads no events, so there is nothing to profile")
-    [span] = choose_windows(signal.window, windows or Newest(1), settings.calendar, clock().date(), signal.identity)
+    chosen = choose_windows(signal.window, windows or Newest(1), settings.calendar, clock().date(), signal.identity)
+    if len(chosen) > 1:
+        raise ConfigError(f"{signal.identity}: profile: found {len(chosen)} windows, allowed: one; leave --window out")
+    [span] = chosen
     folder = settings.state_dir / "profiles" / signal.name
     store = ReleaseStore(settings.releases_dir)
     derived = _versioned(profile_signal(signal, rho, _told(folder, settings.root)), store)
@@ -299,9 +303,7 @@ def _write_units(signal: Signal, settings: Settings, store: ReleaseStore, span: 
     from pipelines.engine.session import spark_session
 
     # Which keys a unit has does not depend on what is measured of them.
-    bare = replace(
-        signal, aggregates={_UNITS: CountDistinct()}, weights={}, post_processing=(), profile=None, name=signal.name
-    )
+    bare = replace(signal, aggregates={_UNITS: CountDistinct()}, weights={}, post_processing=(), profile=None)
     recipe = recipe_of(bare)
     parents = parents_of(bare, span, store)
     folders = {

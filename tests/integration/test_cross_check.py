@@ -35,7 +35,12 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return engine_settings(root)
 
 
-@pytest.mark.parametrize("name", CASES)
+FAST = ("user, sampled", "event, sampled", "user-day, clipped", "replaced user, clipped")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.long) for name in CASES]
+)
 def test_spark_releases_what_the_repeated_runs_release(name: str, settings: Settings) -> None:
     plan = CASES[name].plan(runs=RUNS)
     repeated = Repeated(signal=plan.signal, recipe=plan.recipe, calibration=plan.calibration, span=SPAN)

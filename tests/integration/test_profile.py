@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import hedgerow
-from governance.errors import BudgetExceeded, DefinitionError, NullValue
+from governance.errors import BudgetExceeded, ConfigError, DefinitionError, NullValue
 from governance.ledger import Ledger
 from governance.release import ReleaseStore
 from governance.settings import Settings, load_settings
@@ -234,6 +234,13 @@ def test_phantom_units_are_not_told() -> None:
     assert found is not None
     assert found.partitions == ((1, 0.6349), (2, 0.3175), (3, 0.0476))
     assert profile_of(((1, 29), (2, -3)), 10.0, "test") is None
+
+
+def test_one_window_is_profiled_at_a_time(project: Settings) -> None:
+    write_definition(project.root, SIGNAL.replace("Window(timedelta(days=7))", "Window(timedelta(hours=6))"))
+    with pytest.raises(ConfigError, match="found 4 windows, allowed: one"):
+        profile(project, "weekly", rho=0.05, windows=Starting((START.date(),)))
+    assert not ReleaseStore(project.releases_dir).ids()
 
 
 def test_a_profile_needs_a_signal_whose_columns_are_free(project: Settings) -> None:
