@@ -123,7 +123,7 @@ HAZARDS: Mapping[str, Callable[[Manifest], _Answer]] = {
         "addressed",
         "Plans, logs, lineage, quality results and reports hold no exact sums, values, unit ids or counts of raw rows, "
         "and the run's secret never leaves memory.",
-        f"{_ENGINE}::test_the_secret_and_exact_sums_are_not_in_the_plan_or_on_disk",
+        f"{_ENGINE}::test_neither_the_secret_nor_exact_sums_stay_on_disk",
     ),
     "backend_access": _fixed(
         "partly",
