@@ -72,6 +72,8 @@ def overload(folder: Path, seconds: float) -> dict[str, Any]:
         "peak_per_second": round(found.peak_per_second, 1),
         "offered_per_second": round(found.offered_per_second, 1),
         "goodput_per_second": round(found.goodput_per_second, 1),
+        "server_cores_at_peak": round(found.peak_cpu_share, 2),
+        "server_cores_overloaded": round(found.overload_cpu_share, 2),
         "p99_ms": round(1000 * found.p99_seconds, 1),
         "deadline_ms": round(1000 * DEADLINE_SECONDS),
         "memory_growth_mib": round(found.grown_bytes / MIB, 1),

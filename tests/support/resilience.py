@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -65,12 +66,12 @@ class Load:
 
     Attributes:
         seen: word → how often.
-        last: word → when it was told last, on the clock of `time.perf_counter`.
+        first: word → when it was told first since `first` was cleared, on the clock of `time.perf_counter`.
     """
 
     def __init__(self, callers: int, call: Callable[[], str], period_seconds: float = 0.0) -> None:
         self.seen: Counter[str] = Counter()
-        self.last: dict[str, float] = {}
+        self.first: dict[str, float] = {}
         self._call = call
         self._period = period_seconds
         self._stop = threading.Event()
@@ -90,7 +91,7 @@ class Load:
             ended = time.perf_counter()
             with self._lock:
                 self.seen[told] += 1
-                self.last[told] = ended
+                self.first.setdefault(told, ended)
             self._stop.wait(max(0.0, self._period - (ended - began)))
 
     def stop(self) -> Counter[str]:
@@ -122,6 +123,11 @@ def apart(pid: int) -> None:
         _pin(psutil.Process(pid), set(cores[:1]))
 
 
+def _cpu_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 def _pin(process: psutil.Process, cores: set[int]) -> None:
     for thread in process.threads():
         os.sched_setaffinity(thread.id, cores)
@@ -137,6 +143,9 @@ class Overload:
         goodput_per_second: of them, those that were answered.
         seen: status → calls.
         p99_seconds: of the answered ones.
+        peak_cpu_share: of one core that the server got when it was not overloaded: less than what it would take says
+            that others had it.
+        overload_cpu_share: the same during the overload.
         grown_bytes: memory after it, over memory before.
         hinted: refused calls that were told when to come again.
         refused: refused calls.
@@ -147,6 +156,8 @@ class Overload:
     goodput_per_second: float
     seen: Counter[str]
     p99_seconds: float
+    peak_cpu_share: float
+    overload_cpu_share: float
     grown_bytes: int
     hinted: int
     refused: int
@@ -177,20 +188,22 @@ def overloaded(project: Settings, folder: Path, seconds: float) -> Overload:
             latencies.append(time.perf_counter() - began)
             return "OK"
 
-        def phase(callers: int, lasting: float, period: float = 0.0) -> Counter[str]:
+        def phase(callers: int, lasting: float, period: float = 0.0) -> tuple[Counter[str], float]:
             latencies.clear()
+            before = _cpu_seconds(process.pid)
             load = Load(callers, call, period)
             time.sleep(lasting)
-            return load.stop()
+            spent = _cpu_seconds(process.pid) - before
+            return load.stop(), spent / lasting
 
         phase(4, 1.0)  # warm
         lasting = max(2.0, seconds / 4)
-        seen = phase(4, lasting)
+        seen, peak_share = phase(4, lasting)
         assert set(seen) == {"OK"}, seen
         peak = seen["OK"] / lasting
         memory = psutil.Process(process.pid).memory_info().rss
         hints.clear()
-        seen = phase(_CALLERS, seconds, _CALLERS / (_MARGIN * TIMES_THE_CAPACITY * peak))
+        seen, share = phase(_CALLERS, seconds, _CALLERS / (_MARGIN * TIMES_THE_CAPACITY * peak))
         grown = psutil.Process(process.pid).memory_info().rss - memory
         for channel in channels:
             channel.close()
@@ -201,6 +214,8 @@ def overloaded(project: Settings, folder: Path, seconds: float) -> Overload:
         goodput_per_second=seen["OK"] / seconds,
         seen=seen,
         p99_seconds=taken[len(taken) * 99 // 100],
+        peak_cpu_share=peak_share,
+        overload_cpu_share=share,
         grown_bytes=grown,
         hinted=sum(hint is not None and 0 < hint <= 5 for hint in hints),
         refused=seen.total() - seen["OK"],
@@ -277,6 +292,14 @@ def lasting_redis(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+def _note_when_it_listens(port: int, found: list[float]) -> None:
+    while not found:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                found.append(time.perf_counter())
+        time.sleep(0.001)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisAway:
     """What callers saw of a Redis that was killed and started again: `OK`, `a wrong answer`, or an error.
@@ -284,7 +307,7 @@ class RedisAway:
     Attributes:
         before: until it was killed.
         seen: from then on.
-        recovery_seconds: from when Redis answered again to the first right answer; None: none within 20 s.
+        recovery_seconds: from when Redis took connections again to the first right answer; None: none within 20 s.
     """
 
     before: Counter[str]
@@ -314,11 +337,17 @@ def redis_restarted(folder: Path, away_seconds: float) -> RedisAway:
             redis.wait()
             time.sleep(away_seconds)
             gone = time.perf_counter()
+            load.first.clear()
+            listening = threading.Thread(
+                target=_note_when_it_listens, args=(port, listens := list[float]()), daemon=True
+            )
+            listening.start()
             with lasting_redis(folder / "redis", port):
-                back, recovery = time.perf_counter(), None
-                while recovery is None and time.perf_counter() < back + 20:
-                    told = load.last.get("OK", 0.0)
-                    recovery = max(0.0, told - back) if told > gone else None
+                listening.join()
+                recovery = None
+                while recovery is None and time.perf_counter() < gone + 20:
+                    told = load.first.get("OK")
+                    recovery = None if told is None else max(0.0, told - listens[0])
                     time.sleep(0.002)
                 time.sleep(0.5)
                 seen = load.stop()
