@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from governance.errors import (
     AccessDenied,
@@ -38,6 +38,7 @@ from serving.recommendation import get_recommendation_context
 from serving.snapshots import get_catalogue, get_catalogue_info
 from serving.state import Published
 from serving.v1 import embeddings_pb2, features_pb2, recommendation_pb2, snapshots_pb2
+from serving.wire import parsed
 
 __all__ = ["SERVICES", "method_handlers"]
 
@@ -45,16 +46,19 @@ _LOG: Final = logging.getLogger("hedgerow.serving")
 _RETRY_SECONDS: Final = 1
 
 Current = Callable[[], Published]
+Request = Message | bytes | FieldProblem
+"""A request, parsed or in its wire form, or what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Method:
     """A method: its request, and the function that answers it with bytes, or with one piece of bytes after another.
 
-    `quick` says of a request whether it is answered where it was read, see `serving.quick`.
+    `request` is None where that function takes the request in its wire form. `quick` says of a request whether it is
+    answered where it was read, see `serving.quick`.
     """
 
-    request: type[Message]
+    request: type[Message] | None
     answer: Callable[..., Any]
     streams: bool = False
     quick: Callable[[Published, Any], bool] | None = None
@@ -72,13 +76,11 @@ def _timed_search(published: Published, request: embeddings_pb2.SearchRequest, p
 
 _METHODS: Final = {
     "hedgerow.serving.v1.FeatureService": {
-        "GetFeatures": _Method(request=features_pb2.GetFeaturesRequest, answer=get_features, quick=mapped_features),
+        "GetFeatures": _Method(request=None, answer=get_features, quick=mapped_features),
         "StreamFeatures": _Method(request=features_pb2.StreamFeaturesRequest, answer=stream_features, streams=True),
     },
     "hedgerow.serving.v1.EmbeddingService": {
-        "GetEmbeddings": _Method(
-            request=embeddings_pb2.GetEmbeddingsRequest, answer=get_embeddings, quick=mapped_embeddings
-        ),
+        "GetEmbeddings": _Method(request=None, answer=get_embeddings, quick=mapped_embeddings),
         "StreamEmbeddings": _Method(
             request=embeddings_pb2.StreamEmbeddingsRequest, answer=stream_embeddings, streams=True
         ),
@@ -126,7 +128,7 @@ def method_handlers(
 def _unary(name: str, method: _Method, current: Current, gate: Gate) -> Any:
     answer, is_quick = method.answer, method.quick
 
-    def call(request: Message | FieldProblem, context: grpc.ServicerContext) -> bytes:
+    def call(request: Request, context: grpc.ServicerContext) -> bytes:
         entry = gate.entry(name)
         try:
             _check_deadline(context)
@@ -140,7 +142,7 @@ def _unary(name: str, method: _Method, current: Current, gate: Gate) -> Any:
         gate.leave(entry, failure.code.name)
         _abort(context, failure)
 
-    def quick(request: Message | FieldProblem) -> bool:
+    def quick(request: Request) -> bool:
         try:
             return isinstance(request, FieldProblem) or (is_quick is not None and is_quick(current(), request))
         except Exception:  # noqa: BLE001 - the call itself will fail the same way, and soon
@@ -153,7 +155,7 @@ def _unary(name: str, method: _Method, current: Current, gate: Gate) -> Any:
 def _stream(name: str, method: _Method, current: Current, gate: Gate, slots: threading.BoundedSemaphore) -> Any:
     answer = method.answer
 
-    def call(request: Message | FieldProblem, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def call(request: Request, context: grpc.ServicerContext) -> Iterator[bytes]:
         entry = gate.entry(name)
         if not slots.acquire(blocking=False):
             failure = _failure(Overloaded("too many streams now; try again", _RETRY_SECONDS))
@@ -187,20 +189,21 @@ def _check_deadline(context: grpc.ServicerContext) -> None:
         raise _Expired
 
 
-def _parser(request_type: type[Message]) -> Callable[[bytes], Message | FieldProblem]:
+def _parser(request_type: type[Message] | None) -> Callable[[bytes], Request] | None:
     """What makes a request of bytes; of bytes that are none, what is wrong with them."""
+    if request_type is None:
+        return None
 
-    def parse(data: bytes) -> Message | FieldProblem:
+    def parse(data: bytes) -> Request:
         try:
-            return request_type.FromString(data)
-        except DecodeError:
-            name = request_type.DESCRIPTOR.full_name
-            return FieldProblem("request", f"the bytes are not a {name} message; use the published proto files")
+            return parsed(request_type, data)
+        except FieldProblem as problem:
+            return problem
 
     return parse
 
 
-def _whole(request: Message | FieldProblem) -> Message:
+def _whole(request: Request) -> Message | bytes:
     if isinstance(request, FieldProblem):
         raise request
     return request

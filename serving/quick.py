@@ -6,11 +6,12 @@ thread: whatever asks a store, or computes for longer. A wrong guess costs time,
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from serving.plans import plan_for
+from serving.plans import FeaturePlan, plan_for, planned_run
 from serving.state import Published
-from serving.v1 import embeddings_pb2, recommendation_pb2
+from serving.v1 import embeddings_pb2, features_pb2, recommendation_pb2
+from serving.wire import parsed
 
 __all__ = ["SearchPace", "mapped_embeddings", "mapped_features"]
 
@@ -21,20 +22,22 @@ _GAIN: Final = 0.1
 _REMEMBERED: Final = 1_000
 
 
-def mapped_features(published: Published, request: Any) -> bool:
-    """Whether a GetFeatures reads mapped snapshots only, and not much of them.
+def mapped_features(published: Published, request: bytes) -> bool:
+    """Whether a GetFeatures, in its wire form, reads mapped snapshots only, and not much of them.
 
     Raises:
         HedgerowError: as the request itself will.
     """
-    if request.ByteSize() > _REQUEST_BYTES:
+    if len(request) > _REQUEST_BYTES:
         return False
-    return _mapped(published, request)
+    known = planned_run(published, request)
+    plan = plan_for(published, parsed(features_pb2.GetFeaturesRequest, request)) if known is None else known[0]
+    return _mapped(published, plan)
 
 
-def mapped_embeddings(_published: Published, request: embeddings_pb2.GetEmbeddingsRequest) -> bool:
-    """Whether a GetEmbeddings is small."""
-    return request.ByteSize() <= _REQUEST_BYTES
+def mapped_embeddings(_published: Published, request: bytes) -> bool:
+    """Whether a GetEmbeddings, in its wire form, is small."""
+    return len(request) <= _REQUEST_BYTES
 
 
 class SearchPace:
@@ -53,8 +56,8 @@ class SearchPace:
         return (
             request.ByteSize() <= _REQUEST_BYTES
             and self.search(published, request.candidates)
-            and (not request.HasField("user") or _mapped(published, request.user))
-            and (not request.HasField("items") or _mapped(published, request.items))
+            and (not request.HasField("user") or _mapped(published, plan_for(published, request.user)))
+            and (not request.HasField("items") or _mapped(published, plan_for(published, request.items)))
         )
 
     def note(self, published: Published, request: embeddings_pb2.SearchRequest, seconds: float) -> None:
@@ -69,8 +72,7 @@ class SearchPace:
         self._seconds[of] = taken if known is None or taken < known else known + _GAIN * (taken - known)
 
 
-def _mapped(published: Published, request: Any) -> bool:
-    plan = plan_for(published, request)
+def _mapped(published: Published, plan: FeaturePlan) -> bool:
     return all(own.direct and own.view.name in published.snapshots for own in plan.views)
 
 
