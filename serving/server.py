@@ -156,6 +156,7 @@ def start_server(
             pool,
             config.limits.queue_seconds,
             lambda method: metrics.refused.labels(method).inc(),
+            _streams(config),
         )
         front = Front(dispatcher, listening, contexts, single_threaded)
         front.start()

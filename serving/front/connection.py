@@ -47,6 +47,8 @@ from serving.front.streams import CONNECTION_WINDOW, STREAM_WINDOW, Site, Stream
 if TYPE_CHECKING:
     from ssl import SSLObject
 
+    from serving.front.call import Call
+
 __all__ = ["Connection"]
 
 _WRITE_BUFFER_BYTES: Final = 1 << 20
@@ -59,6 +61,7 @@ _SMALL_INCREMENT: Final = 512
 _MOST_FRAMES: Final = 1_000
 """So many frames of one read are enough for one turn of the loop."""
 _DRAIN_PING: Final = b"hedgerow"
+_ENDS: Final = "the server ends"
 
 
 class Connection(asyncio.Protocol):
@@ -78,7 +81,7 @@ class Connection(asyncio.Protocol):
         self.peer = "unknown:"
         self.identity: Mapping[str, list[bytes]] = {}
         self._site = site
-        self._sender = Sender(self._write, self._over, self._hold, self._may_hold)
+        self._sender = Sender(self._write, self._over, self._hold, self._may_hold, site.refusal)
         self._streams = Streams(self, site, self._sender)
         self.answer, self.part, self.end = self._sender.answer, self._sender.part, self._sender.end
         self.flush, self.post, self._later = self._sender.flush, site.post, site.later
@@ -188,7 +191,9 @@ class Connection(asyncio.Protocol):
 
     def _may_hold(self, size: int) -> bool:
         most = self._site.limits.held_bytes
-        return self._sender.held + size <= most // 4 and self._site.held + size <= most
+        if self._sender.held + size > most // 4:
+            return False
+        return self._site.held + size <= most or self._site.makes_room()
 
     def _over(self, call: Any) -> None:
         self._streams.over(call)
@@ -212,6 +217,7 @@ class Connection(asyncio.Protocol):
             try:
                 self._frame(kind, flags, stream & MAX_WINDOW, data[at + 9 : end])
             except StreamFault as fault:
+                check(fault.stream & 1 == 1 and fault.stream <= self._streams.last, fault.code)  # none that is idle
                 self._streams.reset(fault.stream, fault.code)
             at = end
             self._seen += 1
@@ -298,14 +304,19 @@ class Connection(asyncio.Protocol):
             return
         streams.left = True
         self._sender.add(goaway(streams.last, ErrorCode.NO_ERROR))
-        streams.cancel(lambda call: call.head.method is not None and call.head.method.watches)
+        streams.cancel(lambda call: call.head.method is not None and call.head.method.watches, _ENDS)
         self.flush()
         if not streams:
             self.close()
 
+    def cancel(self, call: Call, message: str) -> None:
+        """Ends one call, whatever it still had to send."""
+        self._streams.cancel(lambda one: one is call, message)
+        self.flush()
+
     def stop(self) -> None:
         """Ends all calls now, and the connection."""
-        self._streams.cancel(lambda _: True)
+        self._streams.cancel(lambda _: True, _ENDS)
         self.close()
 
     def close(self) -> None:
@@ -331,6 +342,16 @@ class Connection(asyncio.Protocol):
             self._streams.look(now)
             self._sender.pump()
             self.flush()
+
+    @property
+    def held(self) -> int:
+        """Bytes of answers that its peer has not taken."""
+        return self._sender.held
+
+    @property
+    def untaken_since(self) -> float:
+        """When its peer last took something of what it was sent; infinity where nothing waits."""
+        return self._streams.untaken_since
 
     @property
     def idle_since(self) -> float:

@@ -26,6 +26,8 @@ from serving.front.streams import Limits
 __all__ = ["Dispatcher"]
 
 _TURN_SECONDS: Final = 0.001
+_UNTAKEN_SECONDS: Final = 2.0
+"""A peer that has taken nothing for so long makes way for others, where there is no room for all."""
 _LARGE_BYTES: Final = 64 * 1024
 """Of a request that a thread parses."""
 _AHEAD_BYTES: Final = 1 << 20
@@ -42,6 +44,7 @@ class Dispatcher:
         pool: the threads.
         queue_seconds: how long a call may wait.
         refused: told the method of each call that was refused for want of time.
+        streams: of answers, at one time.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Dispatcher:
         pool: WorkerPool,
         queue_seconds: float,
         refused: Callable[[str], None],
+        streams: int,
     ) -> None:
         self.methods: Mapping[str, Method] = methods
         self.limits = limits
@@ -63,6 +67,8 @@ class Dispatcher:
         self._most_waited = 2 * queue_seconds
         self._speed = QueueSpeed(queue_seconds)
         self._refused = refused
+        self._streams: dict[Call, None] = {}
+        self._most_streams = streams
         self._ready: deque[tuple[Call, bytes, int]] = deque()
         self._turn_comes = False
         self._posted: deque[tuple[Callable[..., None], Any]] = deque()
@@ -94,6 +100,15 @@ class Dispatcher:
         if full:
             self._refused(method.name)
         return full
+
+    def makes_room(self) -> bool:
+        """Ends the connection that holds most of what nobody takes; whether there is room now."""
+        most = max(self.connections, key=lambda one: one.held)
+        if time.monotonic() - most.untaken_since < _UNTAKEN_SECONDS:
+            return False  # it is reading
+        most.abort()
+        most.connection_lost(None)  # its answers are given up now, not when the socket is
+        return self.held <= self.limits.held_bytes
 
     def refusal(self) -> tuple[str, Any]:
         """Message and trailing metadata of such a refusal."""
@@ -194,10 +209,21 @@ class Dispatcher:
         if self._pool.full:
             self._refuse(call)
         elif method.answers:
+            self._make_way()
             call.makes_room()
+            self._streams[call] = None
+            call.add_callback(lambda: self._streams.pop(call, None))
             self._pool.submit(self._stream, call, method, request)
         else:
             self._pool.submit(self._run_aside, call, method, request)
+
+    def _make_way(self) -> None:
+        """Where all places for streams are taken, ends the one whose reader has taken nothing for longest."""
+        if len(self._streams) < self._most_streams:
+            return
+        stalled = min((call for call in self._streams if call.pending), key=lambda call: call.moved, default=None)
+        if stalled is not None and time.monotonic() - stalled.moved > _UNTAKEN_SECONDS:
+            stalled.connection.cancel(stalled, "the answer is not taken, and others wait")
 
     def _refuse(self, call: Call) -> None:
         self._refused(_method(call).name)

@@ -57,6 +57,7 @@ class Sender:
         over: told of each call whose last frame is sent.
         hold: told how many bytes more, or fewer, wait.
         may_hold: asked before an answer waits.
+        refusal: message and metadata of an answer that must not.
 
     Attributes:
         held: bytes of answers that wait.
@@ -69,6 +70,7 @@ class Sender:
         over: Callable[[Call], None],
         hold: Callable[[int], None],
         may_hold: Callable[[int], bool],
+        refusal: Callable[[], tuple[str, Any]],
     ) -> None:
         self.held = 0
         self.paused = False
@@ -76,6 +78,7 @@ class Sender:
         self._over = over
         self._hold = hold
         self._may_hold = may_hold
+        self._refusal = refusal
         self._out: list[Any] = []
         self._collected = 0
         self._waiting: dict[int, Call] = {}
@@ -160,7 +163,8 @@ class Sender:
             return
         if not call.headers_sent:
             if not self._may_hold(len(message)):
-                self.end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, "too many answers are not taken; read them", ())
+                # Some peer takes nothing of large answers: this one, or others for a moment.
+                self.end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, *self._refusal())
                 return
             call.headers_sent = True
             self._headers(call.stream, ANSWER_BLOCK + metadata_block(call.initial), Flag.END_HEADERS)

@@ -5,6 +5,7 @@ Frames of streams that are over are passed over where they may have been on thei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -89,6 +90,9 @@ class Site(Protocol):
     def refuses(self, head: Head) -> bool:
         """Whether a call must be refused because there is too much to do."""
 
+    def makes_room(self) -> bool:
+        """Ends the connection that holds most of what nobody takes; whether there is room now."""
+
     def refusal(self) -> tuple[str, Any]:
         """Message and trailing metadata of such a refusal."""
 
@@ -162,6 +166,11 @@ class Streams:
             call.window += change
         if change > 0:
             self._sender.widened(self._calls.values())
+
+    @property
+    def untaken_since(self) -> float:
+        """When something of an answer was last taken; infinity where none waits."""
+        return max((call.moved for call in self._calls.values() if call.pending), default=math.inf)
 
     def look(self, now: float) -> None:
         """Ends calls whose deadline has passed, that were begun and never ended, or whose answer nobody takes."""
@@ -383,10 +392,10 @@ class Streams:
 
     # --- ends ---------------------------------------------------------------------------------------------------
 
-    def cancel(self, calls: Callable[[Call], bool]) -> None:
+    def cancel(self, calls: Callable[[Call], bool], message: str) -> None:
         """Ends the calls of which this holds with UNAVAILABLE, whatever they still had to send."""
         for call in [call for call in self._calls.values() if calls(call)]:
-            self._cancel(call, grpc.StatusCode.UNAVAILABLE, "the server ends")
+            self._cancel(call, grpc.StatusCode.UNAVAILABLE, message)
 
     def _cancel(self, call: Call, code: grpc.StatusCode, message: str) -> None:
         """Ends a call whatever it still had to send."""

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import numpy as np
@@ -22,7 +22,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from hpack import Encoder
-from hypothesis import HealthCheck, Phase, given
+from hypothesis import HealthCheck, Phase, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -101,7 +101,7 @@ def exchanged(address: str, pieces: list[bytes], expected: int = 0) -> Counter[i
 
 def lenient(peer: Peer) -> None:
     """The peer has not counted what windows, settings and streams were sent in its name."""
-    peer.resets_of_idle = True
+    peer.resets_of_idle = False
     peer.window = peer._initial = _UNBOUNDED
     peer._most = (1 << 24) - 1
 
@@ -109,7 +109,8 @@ def lenient(peer: Peer) -> None:
 # --- frames -----------------------------------------------------------------------------------------------------
 
 STREAMS = st.sampled_from([0, 1, 1, 1, 3, 3, 5, 7, 2, 99, LARGEST_WINDOW])
-PATHS = st.sampled_from([QUICKLY, SLOWLY, MANY, FAILS, HEALTH, WATCH, REFLECTION, "/no.Such/Method"])
+ALL_PATHS = (QUICKLY, SLOWLY, MANY, FAILS, HEALTH, WATCH, REFLECTION, "/no.Such/Method")
+PATHS = st.sampled_from(ALL_PATHS)
 FIELDS = st.lists(
     st.sampled_from(
         [
@@ -201,6 +202,7 @@ class Lawful:
 LAWFUL = st.builds(
     Lawful, path=PATHS, message=st.just(prefixed(b"")) | st.just(prefixed(b"abc" * 99)), pieces=st.integers(1, 6)
 )
+EVERY_PATH: Final[list[Lawful | bytes]] = [Lawful(path=path, message=prefixed(b""), pieces=1) for path in ALL_PATHS]
 FIRST = st.sampled_from(
     [PREFACE + settings()] * 6
     + [
@@ -283,7 +285,7 @@ def small_server() -> Iterator[tuple[str, Dispatcher]]:
     pool = WorkerPool(2, 5.0)
     listening = socket.create_server(("127.0.0.1", 0), backlog=128)
     address = f"127.0.0.1:{listening.getsockname()[1]}"
-    dispatcher = Dispatcher(methods, Limits(), pool, 5.0, lambda _: None)
+    dispatcher = Dispatcher(methods, Limits(), pool, 5.0, lambda _: None, 2)
     front = Front(dispatcher, listening)
     front.start()
     try:
@@ -309,7 +311,7 @@ def frames_fuzz(examples: int) -> Callable[[], Any]:
         max_examples=examples,
         deadline=None,
         database=None,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
 
@@ -318,6 +320,7 @@ def frames_fuzz(examples: int) -> Callable[[], Any]:
             seen: Counter[int] = Counter()
 
             @with_limits
+            @example((PREFACE + settings(), EVERY_PATH, 0))
             @given(CONNECTIONS)
             def one(connection: tuple[bytes, list[Lawful | bytes], int]) -> None:
                 first, parts, cuts = connection

@@ -174,7 +174,7 @@ class Peer:
     def __init__(self, window: int) -> None:
         self.written = bytearray()
         self.over: list[Call] = []
-        self.sender = Sender(self.written.__iadd__, self.gone, lambda _: None, lambda _: True)  # type: ignore[arg-type]
+        self.sender = Sender(self.written.__iadd__, self.gone, lambda _: None, lambda _: True, lambda: ("", ()))  # type: ignore[arg-type]
         self.calls = [Call(self, stream, HEAD, window, 0) for stream in (1, 3, 5)]  # type: ignore[arg-type]
         for call in self.calls:
             call.remote_ended = True

@@ -36,7 +36,7 @@ def front_server(
     pool = WorkerPool(threads, queue_seconds)
     listening = socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{listening.getsockname()[1]}"
-    front = Front(Dispatcher(methods, limits or Limits(), pool, queue_seconds, lambda _: None), listening)
+    front = Front(Dispatcher(methods, limits or Limits(), pool, queue_seconds, lambda _: None, threads), listening)
     front.start()
     try:
         yield address
