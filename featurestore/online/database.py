@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -214,7 +214,7 @@ class PackedDatabase:
             ) from None
 
 
-def _found(connection: sqlite3.Connection, table: str, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+def _found(connection: sqlite3.Connection, table: str, keys: list[bytes]) -> dict[bytes, bytes]:
     """The packed rows of up to `_LOOKUPS_PER_QUERY` distinct keys, by key; of a table that nothing made, none.
 
     They come as two texts of hexadecimal digits. As rows of a result, each would be a step in which the interpreter's
@@ -226,7 +226,7 @@ def _found(connection: sqlite3.Connection, table: str, keys: Sequence[bytes]) ->
         f"FROM {_quoted(table)} WHERE entity_key IN ({','.join('?' * places)})"
     )
     try:
-        ((found, packed),) = connection.execute(statement, [*keys, *keys[:1] * (places - len(keys))])
+        ((found, packed),) = connection.execute(statement, keys + keys[:1] * (places - len(keys)))
     except sqlite3.OperationalError as error:
         if "no such table" not in str(error):
             raise
