@@ -458,7 +458,7 @@ def load_settings(project: Path) -> Settings:
             driver_memory=spark.text("driver_memory", "2g"),
             executor_memory=spark.text("executor_memory", "2g"),
             shuffle_partitions=spark.whole("shuffle_partitions", 8, least=1, most=100_000),
-            release_files=spark.take("release_files", int, 1),
+            release_files=spark.whole("release_files", 1, least=1, most=100_000),
         ),
         online_store=OnlineStore(
             type=OnlineStoreType(kind),

@@ -135,6 +135,11 @@ ACCOUNT = '[[accounts]]\ndataset = "e"\nunit = "u"\nrho = "1"\ndelta = "0"\n'
             PROJECT + "[spark]\nshuffle_partitions = 0",
             "[spark] shuffle_partitions: found 0, allowed: a whole number from 1",
         ),
+        (
+            PROJECT + "[spark]\nrelease_files = 0",
+            "[spark] release_files: found 0, allowed: a whole number from 1 to 100000",
+        ),
+        (PROJECT + "[spark]\nrelease_files = -1", "[spark] release_files: found -1"),
         (PROJECT + "[spark]\nshuffle_partitions = true", "[spark] shuffle_partitions: found bool, allowed: int"),
         (PROJECT + "[spark]\nshuffle_partitions = 2.0", "[spark] shuffle_partitions: found float, allowed: int"),
         ('spark = "local"\n' + PROJECT, "the file spark: found str, allowed: dict"),
