@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipelines.calibration import Calibration
 from pipelines.definitions import Signal
 from pipelines.engine.bounding import bounds_of
+from pipelines.engine.bounds import sum_fields
 from pipelines.engine.first_round import FirstRound, Found
 from pipelines.engine.kernel import Bounds, Salts, bounded_sums
 from pipelines.engine.noisy import Noising
@@ -106,9 +107,8 @@ class Sparkless:
     def without_sums(self, keys: Sequence[NDArray[Any]]) -> pa.Table:
         """Public keys with nobody in them."""
         columns: dict[str, Any] = {f"__k{i}": pa.array(values) for i, values in enumerate(keys)}
-        for i, mechanism in enumerate(self.calibration.summed):
-            kind = pa.int64() if mechanism.measure.width == 1 else pa.list_(pa.int64())
-            columns[f"__m{i}"] = pa.nulls(len(keys[0]), kind)
+        for field in sum_fields(mechanism.measure for mechanism in self.calibration.summed):
+            columns[field.name] = pa.nulls(len(keys[0]), field.type)
         return pa.table(columns)
 
     def released(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.first_round import Found
 from pipelines.measurements import Measure, MeasureKind
 
-__all__ = ["Bounds", "Salts", "Sum"]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Bounds", "Salts", "Sum", "sum_fields"]
+
+_WIDE = (MeasureKind.BINS, MeasureKind.TREE, MeasureKind.VECTOR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +64,8 @@ class Sum:
 
     @property
     def wide(self) -> bool:
-        """Whether it has several coordinates."""
-        return self.kind in (MeasureKind.BINS, MeasureKind.TREE, MeasureKind.VECTOR)
+        """Whether its sums are lists of coordinates, even if of a single one."""
+        return self.kind in _WIDE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,3 +100,11 @@ class Bounds:
     def key_names(self) -> tuple[str, ...]:
         """Names of the key columns."""
         return tuple(f"__k{i}" for i in range(self.keys))
+
+
+def sum_fields(measures: Iterable[Measure]) -> list[pa.Field[Any]]:
+    """Names and types of exact sums, as the kernel gives them: `__m0 ..`, int64 or lists of int64."""
+    import pyarrow as pa
+
+    lists = pa.list_(pa.int64())
+    return [pa.field(f"__m{i}", lists if measure.kind in _WIDE else pa.int64()) for i, measure in enumerate(measures)]

@@ -114,7 +114,7 @@ class Noising:
 
     def _noisy(self, noise: _Noise, exact: NDArray[np.int64], blocks: NDArray[np.uint8]) -> NDArray[np.int64]:
         distribution, measure = noise.distribution(), noise.measure
-        if measure.width == 1 and exact.ndim == 1:
+        if exact.ndim == 1:
             return exact + self.source.noise(measure.name, distribution, blocks)
         if not exact.size:
             exact = np.zeros((len(blocks), measure.summed_width), dtype=np.int64)

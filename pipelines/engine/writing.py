@@ -22,6 +22,7 @@ import numpy as np
 
 from pipelines.definitions import ConsistentWith, PublicPartitions
 from pipelines.engine.bounding import ExactSums
+from pipelines.engine.bounds import sum_fields
 from pipelines.engine.exchange import Item, exchanged, forget, packed, partitions_of, split, unpacked
 from pipelines.engine.first_round import FirstRound
 from pipelines.engine.inputs import SignalInputs
@@ -148,10 +149,7 @@ class Writing:
 
         labels = tuple(f"__k{i}" for i in range(len(plan.signal.entity.keys)))
         keys = key_schema(inputs, labels)
-        measures = [
-            pa.field(f"__m{i}", pa.int64() if mechanism.measure.width == 1 else pa.list_(pa.int64()))
-            for i, mechanism in enumerate(plan.calibration.summed)
-        ]
+        measures = sum_fields(mechanism.measure for mechanism in plan.calibration.summed)
         public: Any = PublicKeys.of(sums.plan.domains, keys) if _public(plan) else None
         if public is not None and len(pickle.dumps(public)) > _MOST_INLINE_BYTES:
             # Spark writes the code of a large task to disk, and this task's holds the key of the noise.

@@ -121,6 +121,16 @@ SIGNALS = {
         partitions=PublicPartitions({"item_id": (0, 1, 2, 77)}),
         budget_per_release=PureDP(epsilon=4.0),
     ),
+    "lists of a single coordinate, public keys": a_signal(
+        aggregates={
+            "bins": Histogram("value", (0, 5)),
+            "best": TopK("tag", ("é",), 1),
+        },
+        partitions=PublicPartitions({"item_id": (0, 1, 2, 77)}),
+    ),
+    "lists of a single coordinate, private keys": a_signal(
+        aggregates={"users": CountDistinct(), "bins": Histogram("value", (0, 5))},
+    ),
     "every other aggregate, selected by weight, replace one": a_signal(
         aggregates={
             "bins": Histogram("value", (-1, 0, 2, 5)),
