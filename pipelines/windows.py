@@ -1,6 +1,9 @@
 """Which spans of event time to release: pure functions of the definition, the public calendar and today's date.
 
 Nothing here looks at the data: were the newest window found from the newest event, one event could move every release.
+
+A window is complete when two things are past: its last day of event time, which the calendar tells, and its allowed
+lateness, which the clock tells. Computed earlier, it would lack events that a later computation of it counts.
 """
 
 from __future__ import annotations
@@ -67,7 +70,8 @@ def choose_windows(
     # A calendar may run ahead; no day is complete before it is over.
     yesterday = today - timedelta(days=1)
     last_day = min(calendar.last_day or yesterday, yesterday)
-    complete = _midnight(last_day) + timedelta(days=1)
+    # Without a column of arrival nothing can be dropped as late: to wait is then all that the lateness means.
+    complete = min(_midnight(last_day) + timedelta(days=1), _midnight(today) - window.allowed_lateness)
     if isinstance(choice, Starting):
         days = sorted(set(choice.days))
         if not days:
@@ -80,14 +84,14 @@ def choose_windows(
     oldest = max(oldest, _first_at_or_after(window, first or _NO_EARLIER))
     if oldest > newest:
         raise ConfigError(
-            f"{subject}: no complete window of {window.length} between {calendar.first_day} and {last_day}; "
-            "correct [calendar] in hedgerow.toml or shorten the window"
+            f"{subject}: no complete window of {window.length} between {calendar.first_day} and {last_day}"
+            f"{_waited(window)}; correct [calendar] in hedgerow.toml or shorten the window"
         )
     return tuple(_span(window, index) for index in range(oldest, newest + 1))
 
 
 def _starting(window: Window, day: date, first: datetime | None, complete: datetime, subject: str) -> tuple[Span, ...]:
-    """Every window that starts on a day; all must be complete within the calendar."""
+    """Every window that starts on a day; all must end by `complete`, and start within the calendar."""
     midnight = _midnight(day)
     following = _first_at_or_after(window, midnight)
     beyond = _first_at_or_after(window, midnight + timedelta(days=1))
@@ -100,10 +104,15 @@ def _starting(window: Window, day: date, first: datetime | None, complete: datet
     spans = tuple(_span(window, index) for index in range(following, beyond))
     if spans[-1].end > complete or (first is not None and spans[0].start < first):
         raise ConfigError(
-            f"{subject}: the window from {day} is not complete within the calendar; "
+            f"{subject}: the window from {day} is not complete within the calendar{_waited(window)}; "
             "choose another, or correct [calendar] in hedgerow.toml"
         )
     return spans
+
+
+def _waited(window: Window) -> str:
+    """What a window waits for beyond its end, in words; empty where it does not wait."""
+    return f", {window.allowed_lateness} after its end for late events" if window.allowed_lateness else ""
 
 
 def _first_at_or_after(window: Window, moment: datetime) -> int:

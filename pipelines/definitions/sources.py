@@ -209,7 +209,8 @@ class Window:
         length: how much event time a release covers.
         stride: from one window's start to the next; None: `length` (tumbling).
         origin: start of one window, aware UTC; by default Monday 1970-01-05.
-        allowed_lateness: how long after its end a window waits for events that arrive late; it is complete only then.
+        allowed_lateness: how long after its end a window waits for events that arrive late: it is released only then.
+            Where the source tells arrival, what comes later is dropped and counted; else what is there is counted.
     """
 
     length: timedelta

@@ -29,9 +29,10 @@ def chosen(window: Window, choice: Newest | Starting, calendar: Calendar, today:
         return ()
 
 
-def end_of(calendar: Calendar, today: date) -> datetime:
-    """The end of the last complete day."""
-    return midnight(min(calendar.last_day or today - DAY, today - DAY)) + DAY
+def end_of(window: Window, calendar: Calendar, today: date) -> datetime:
+    """The last moment at which a complete window ends: its days are over, and its late events had their time."""
+    days_over = midnight(min(calendar.last_day or today - DAY, today - DAY)) + DAY
+    return min(days_over, midnight(today) - window.allowed_lateness)
 
 
 @examples(400)
@@ -41,7 +42,7 @@ def test_newest_windows(window: Window, calendar: Calendar, today: date, count: 
     for span in spans:
         assert span.end - span.start == window.length
         assert (span.start - window.origin) % window.step == timedelta(0), "aligned"
-        assert span.end <= end_of(calendar, today), "complete"
+        assert span.end <= end_of(window, calendar, today), "complete"
         assert calendar.first_day is None or span.start >= midnight(calendar.first_day)
     starts = [span.start for span in spans]
     assert all(after - before == window.step for before, after in itertools.pairwise(starts)), "no gap"
@@ -49,13 +50,13 @@ def test_newest_windows(window: Window, calendar: Calendar, today: date, count: 
     if window.step >= window.length:
         assert all(a.end <= b.start for a, b in itertools.pairwise(spans)), "tumbling windows are disjoint"
     if spans:
-        assert spans[-1].end + window.step > end_of(calendar, today), "the newest is last"
+        assert spans[-1].end + window.step > end_of(window, calendar, today), "the newest is last"
         assert spans[-count:] == spans
         assert chosen(window, Newest(1), calendar, today) == spans[-1:]
         if len(spans) < count and calendar.first_day is not None:
             assert spans[0].start - window.step < midnight(calendar.first_day), "fewer only where the calendar ends"
     elif calendar.first_day is not None:
-        assert midnight(calendar.first_day) + window.length + window.step > end_of(calendar, today)
+        assert midnight(calendar.first_day) + window.length + window.step > end_of(window, calendar, today)
     else:
         pytest.fail("without a first day there is always a window")
 
@@ -69,7 +70,7 @@ def test_starting_windows(window: Window, calendar: Calendar, today: date, asked
     for span in spans:
         assert (span.start - window.origin) % window.step == timedelta(0)
         assert span.end - span.start == window.length
-        assert span.end <= end_of(calendar, today)
+        assert span.end <= end_of(window, calendar, today)
         assert calendar.first_day is None or span.start >= midnight(calendar.first_day)
     for day in {span.start.date() for span in spans}:
         first = next(span.start for span in spans if span.start.date() == day)

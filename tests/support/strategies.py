@@ -199,10 +199,13 @@ _origins = st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2030,
 
 @st.composite
 def windows(draw: st.DrawFn) -> Window:
-    """Tumbling, sliding and gapped windows from any origin."""
+    """Tumbling, sliding and gapped windows from any origin, with and without lateness."""
     length = draw(_lengths)
     stride = draw(st.one_of(st.none(), _lengths))
-    return Window(length, stride, origin=draw(_origins)) if draw(st.booleans()) else Window(length, stride)
+    lateness = draw(st.sampled_from([timedelta(0), timedelta(minutes=1), timedelta(hours=36), timedelta(days=9)]))
+    if draw(st.booleans()):
+        return Window(length, stride, origin=draw(_origins), allowed_lateness=lateness)
+    return Window(length, stride, allowed_lateness=lateness)
 
 
 @st.composite

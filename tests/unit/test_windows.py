@@ -63,6 +63,13 @@ def labels(
             ["2025-11-03T060000"],
         ),
         (Window(DAY, origin=datetime(2030, 1, 1, tzinfo=UTC)), Newest(1), None, None, ["2025-11-19"]),
+        # Two days after its end at the earliest: events of the 18th may come until the 21st.
+        (Window(DAY, allowed_lateness=2 * DAY), Newest(1), None, None, ["2025-11-17"]),
+        (Window(DAY, allowed_lateness=2 * DAY), Newest(2), None, date(2025, 11, 16), ["2025-11-15", "2025-11-16"]),
+        (Window(DAY, allowed_lateness=timedelta(seconds=1)), Newest(1), None, None, ["2025-11-18"]),
+        (Window(WEEK, DAY, allowed_lateness=DAY), Starting((date(2025, 11, 12),)), None, None, ["2025-11-12"]),
+        # A closed record is complete through its last day, and the clock is past its lateness.
+        (Window(WEEK, allowed_lateness=3 * DAY), Newest(1), None, date(2025, 11, 16), ["2025-11-10"]),
     ],
 )
 def test_choices(
@@ -97,6 +104,22 @@ INCOMPLETE = (
             None,
             "s v1: no complete window of 7 days, 0:00:00 between 2025-11-11 and 2025-11-19; "
             "correct [calendar] in hedgerow.toml or shorten the window",
+        ),
+        (
+            Window(WEEK, DAY, allowed_lateness=DAY),
+            Starting((date(2025, 11, 13),)),
+            None,
+            None,
+            "s v1: the window from 2025-11-13 is not complete within the calendar, 1 day, 0:00:00 after its end for "
+            "late events; choose another",
+        ),
+        (
+            Window(DAY, allowed_lateness=5 * DAY),
+            Newest(),
+            date(2025, 11, 15),
+            None,
+            "s v1: no complete window of 1 day, 0:00:00 between 2025-11-15 and 2025-11-19, 5 days, 0:00:00 after its "
+            "end for late events",
         ),
         (Window(WEEK), Newest(), date(2026, 1, 1), None, "s v1: no complete window"),
         (Window(timedelta(days=36_525)), Newest(), date(2025, 1, 1), None, "s v1: no complete window"),
