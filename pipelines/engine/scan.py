@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.engine.layout import Layout
 from pipelines.engine.rows import RowPlan
-from pipelines.engine.tables import Table
+from pipelines.engine.tables import Table, leaves_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,10 +45,10 @@ def parts_of(files: tuple[Path, ...], plan: RowPlan) -> tuple[Part, ...]:
     parts = []
     for file in files:
         footer = pq.read_metadata(file)
-        place = footer.schema.names.index(plan.time) if plan.time in footer.schema.names else -1
+        place = leaves_of(footer).get(plan.time)
         for index in range(footer.num_row_groups):
             group = footer.row_group(index)
-            bounds = _bounds(group.column(place).statistics, footer.schema.column(place)) if place >= 0 else None
+            bounds = None if place is None else _bounds(group.column(place).statistics, footer.schema.column(place))
             if bounds is not None and (bounds[1] < plan.start or bounds[0] >= plan.end):
                 continue
             inside = bounds is not None and bounds[0] >= plan.start and bounds[1] < plan.end
@@ -58,7 +58,9 @@ def parts_of(files: tuple[Path, ...], plan: RowPlan) -> tuple[Part, ...]:
 
 def time_range(footer: Any, column: str) -> tuple[float, float] | None:
     """Smallest and largest event time of a file in Unix seconds; None where its footer does not settle it."""
-    place = footer.schema.names.index(column)
+    place = leaves_of(footer).get(column)
+    if place is None:
+        return None
     groups = [footer.row_group(index).column(place) for index in range(footer.num_row_groups)]
     found = [_bounds(group.statistics, footer.schema.column(place)) for group in groups if group.num_values]
     if not found or any(one is None for one in found):

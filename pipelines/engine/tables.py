@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipelines.engine.layout import LAYOUT_NAME, Layout
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Table", "fingerprint_key", "kind_of", "open_table"]
+__all__ = ["Table", "fingerprint_key", "kind_of", "leaves_of", "open_table"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,18 +205,31 @@ def _one_schema(name: str, schemas: list[pa.Schema]) -> pa.Schema:
     return first
 
 
+def leaves_of(footer: pa.parquet.FileMetaData) -> dict[str, int]:
+    """Where statistics of a column stand in a footer, by the column's path.
+
+    A field of a struct is a leaf as well, at the path `struct.field`; where a flat column is called just like that,
+    nothing tells the two apart, and neither is here.
+    """
+    paths = [footer.schema.column(index).path for index in range(footer.num_columns)]
+    counts = Counter(paths)
+    return {path: place for place, path in enumerate(paths) if counts[path] == 1}
+
+
 def _null_columns(footers: list[pa.parquet.FileMetaData]) -> tuple[frozenset[str], frozenset[str]]:
     """Flat columns of which the footers' statistics say that they have no null at all, and that they have some."""
     clean: set[str] | None = None
     nulls: set[str] = set()
     for footer in footers:
+        leaves = leaves_of(footer)
         for group in (footer.row_group(index) for index in range(footer.num_row_groups)):
             if not group.num_rows:
                 continue
             known = {}
-            for column in (group.column(index) for index in range(group.num_columns)):
-                if column.statistics is not None and column.statistics.null_count is not None:
-                    known[column.path_in_schema] = column.statistics.null_count
+            for name, place in leaves.items():
+                statistics = group.column(place).statistics
+                if statistics is not None and statistics.null_count is not None:
+                    known[name] = statistics.null_count
             without = {name for name, count in known.items() if count == 0}
             clean = without if clean is None else clean & without
             nulls |= known.keys() - without

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.engine import scan
-from pipelines.engine.scan import Part, parts_of, read_parts, tasks_of
+from pipelines.engine.scan import Part, parts_of, read_parts, tasks_of, time_range
 from tests.support.kernel import plan_of
-from tests.support.projects import SPAN, START, a_signal
+from tests.support.projects import EVENTS, SPAN, START, a_signal
 
 T0, END = int(START.timestamp()), int(SPAN.end.timestamp())
 WEEK = END - T0
@@ -47,6 +47,21 @@ def test_row_groups_outside_of_the_window_are_not_read(kind: str, tmp_path: Path
     moments = [T0 - WEEK, T0 - 1, T0, END - 1, END, END + WEEK - 1, T0 - 1, T0]
     file = write(tmp_path / "a.parquet", KINDS[kind](moments), row_group_size=2)
     assert [(part.group, part.rows, part.cut) for part in parts_of((file,), plan())] == [(1, 2, False), (3, 2, True)]
+
+
+@pytest.mark.parametrize("elsewhere", [T0 - WEEK, T0 + 5, END + WEEK])
+def test_a_field_of_a_struct_is_not_the_event_time(elsewhere: int, tmp_path: Path) -> None:
+    """A leaf of the same name that comes first, in and out of the window; and one that even has the same path."""
+    moments = [T0 - 1, T0, END - 1, END]
+    columns: dict[str, Any] = {"user_id": range(4), "item_id": range(4), "meta": [{"ts": elsewhere}] * 4}
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"meta": columns["meta"], **columns, "ts": moments}), file, row_group_size=1)
+    assert [(part.group, part.cut) for part in parts_of((file,), plan())] == [(1, False), (2, False)]
+    assert time_range(pq.read_metadata(file), "ts") == (T0 - 1, END)
+    dotted = plan_of(a_signal(source=replace(EVENTS, timestamp="meta.ts")), ["user_id", "item_id", "meta.ts"])
+    pq.write_table(pa.table({**columns, "meta.ts": moments}), file, row_group_size=1)
+    assert [(part.group, part.cut) for part in parts_of((file,), dotted)] == [(group, True) for group in range(4)]
+    assert time_range(pq.read_metadata(file), "meta.ts") is None
 
 
 def test_without_statistics_everything_is_read_and_cut(tmp_path: Path) -> None:

@@ -138,6 +138,8 @@ def test_nulls_by_the_footers(tmp_path: Path) -> None:
     assert open_table(tmp_path, "many").without_nulls == {"y"}
     write(tmp_path / "many" / "4.parquet", {"x": [1], "y": [1]}, write_statistics=False)
     assert open_table(tmp_path, "many").without_nulls == frozenset()
+    write(tmp_path / "d.parquet", {"x": [{"y": None}], "x.y": [1], "y": [1]})
+    assert open_table(tmp_path, "d.parquet").without_nulls == {"y"}, "a struct's field has the path of a column"
 
 
 def test_fingerprints_follow_the_content_alone(tmp_path: Path) -> None:
