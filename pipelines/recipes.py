@@ -14,6 +14,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from pipelines.definitions import (
+    UNCERTAIN,
     AdaptiveWeights,
     ClipNorm,
     Count,
@@ -35,9 +36,6 @@ from pipelines.definitions import (
 from pipelines.measurements import COUNT_STEP, WEIGHTS, Code, CodeKind, Measure, MeasureKind, vector_step
 
 __all__ = ["UNCERTAIN", "Output", "OutputKind", "Recipe", "ReleasedColumnType", "Term", "not_negative", "recipe_of"]
-
-UNCERTAIN = "_half_width"
-"""Ending of the column that tells how uncertain another one is, where that depends on the row."""
 
 
 class OutputKind(StrEnum):

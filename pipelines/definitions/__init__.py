@@ -14,6 +14,7 @@ Reading guide
 """
 
 from pipelines.definitions.aggregates import (
+    UNCERTAIN,
     Aggregate,
     Count,
     CountDistinct,
@@ -26,6 +27,7 @@ from pipelines.definitions.aggregates import (
     Variance,
     VectorSum,
     column_names,
+    released_names,
 )
 from pipelines.definitions.budgets import ZCDP, ApproxDP, Budget, PureDP
 from pipelines.definitions.embeddings import ContentEmbedding, Metric
@@ -62,6 +64,7 @@ from pipelines.definitions.sources import (
 Definition = Signal | ContentEmbedding
 
 __all__ = [
+    "UNCERTAIN",
     "ZCDP",
     "AdaptiveWeights",
     "Aggregate",
@@ -109,5 +112,6 @@ __all__ = [
     "WeightedUnits",
     "Window",
     "column_names",
+    "released_names",
     "span_text",
 ]

@@ -9,6 +9,9 @@ from datetime import timedelta
 from governance.errors import DefinitionError
 from pipelines.definitions.checks import check_column, check_kind, check_number, check_span, check_whole
 
+UNCERTAIN = "_half_width"
+"""Ending of the column that tells how uncertain another one is, where that depends on the row."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -171,7 +174,7 @@ class Quantiles:
         _check_aggregate("Quantiles", self.column, self.interval)
         wanted = _numbers("Quantiles", "probabilities", self.probabilities, least=1, most=99)
         object.__setattr__(self, "probabilities", wanted)
-        if len(set(wanted)) != len(wanted) or not all(0 < p < 1 for p in wanted):
+        if len(set(map(_percent, wanted))) != len(wanted) or not all(0 < p < 1 for p in wanted):
             raise DefinitionError("Quantiles", "probabilities: allowed: different numbers between 0 and 1")
         check_whole("Quantiles", "bins", self.bins, least=16, most=4096)
         if self.bins not in (16, 256, 4096):
@@ -252,12 +255,25 @@ Aggregate = Count | CountDistinct | Sum | Mean | Variance | Histogram | Quantile
 
 
 def column_names(name: str, aggregate: Aggregate) -> tuple[str, ...]:
-    """The released columns of an aggregate."""
+    """The released columns of an aggregate, but for those that tell how uncertain these are."""
     match aggregate:
         case Histogram(_, edges):
             return tuple(f"{name}_{i}" for i in range(len(edges) - 1))
         case Quantiles(_, _, probabilities):
-            return tuple(f"{name}_p{100 * p:.10g}".replace(".", "_") for p in probabilities)
+            return tuple(f"{name}_p{_percent(p)}" for p in probabilities)
         case TopK(_, _, k):
             return tuple(f"{name}_{i + 1}" for i in range(k))
     return (name,)
+
+
+def released_names(name: str, aggregate: Aggregate) -> tuple[str, ...]:
+    """All released columns of an aggregate: where uncertainty depends on the row, each with its half-width."""
+    columns = column_names(name, aggregate)
+    if not isinstance(aggregate, Mean | Variance | Quantiles):
+        return columns
+    return tuple(each for column in columns for each in (column, column + UNCERTAIN))
+
+
+def _percent(probability: float) -> str:
+    """A probability as part of a column's name: `50`, `99_9`. Two that are nearly equal share one."""
+    return f"{100 * probability:.10g}".replace(".", "_")

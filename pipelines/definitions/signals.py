@@ -10,7 +10,16 @@ from types import MappingProxyType, NoneType
 from typing import get_args
 
 from governance.errors import DefinitionError
-from pipelines.definitions.aggregates import Aggregate, Count, CountDistinct, Histogram, Mean, Sum, column_names
+from pipelines.definitions.aggregates import (
+    Aggregate,
+    Count,
+    CountDistinct,
+    Histogram,
+    Mean,
+    Sum,
+    column_names,
+    released_names,
+)
 from pipelines.definitions.budgets import ZCDP, ApproxDP, Budget, PureDP
 from pipelines.definitions.checks import check_kind, check_name, check_number, check_span, check_texts, check_whole
 from pipelines.definitions.partitions import (
@@ -119,10 +128,24 @@ class Signal:
                     f"aggregates: {name}: found {type(aggregate).__name__}, allowed: "
                     + ", ".join(kind.__name__ for kind in get_args(Aggregate)),
                 )
+        self._check_columns()
         for name, weight in self.weights.items():
             if name not in self.aggregates:
                 raise DefinitionError(self.identity, f"weights: found {name!r}, allowed: {', '.join(self.aggregates)}")
             check_number(self.identity, f"weights: {name}", weight, above=0, most=1e6)
+
+    def _check_columns(self) -> None:
+        """Refuses two released columns of one name: a reader would take either for the other."""
+        made_by = dict.fromkeys(self.entity.keys, "a key of the entity")
+        for name, aggregate in self.aggregates.items():
+            for column in released_names(name, aggregate):
+                if column in made_by:
+                    raise DefinitionError(
+                        self.identity,
+                        f"aggregates: {name!r} releases a column {column!r}, which is also {made_by[column]}; rename "
+                        "one",
+                    )
+                made_by[column] = f"released by {name!r}"
 
     def _check_partitions(self) -> None:
         if isinstance(self.partitions, PublicPartitions):

@@ -25,6 +25,7 @@ from pipelines import (
     ContentEmbedding,
     ContributionProfile,
     Count,
+    CountDistinct,
     Entity,
     EventSource,
     Histogram,
@@ -212,6 +213,22 @@ CASES: dict[str, Callable[[], object]] = {
     "signal aggregate name": lambda: a_signal(aggregates={"Users": Count()}),
     "signal aggregate class": lambda: a_signal(aggregates={"users": Count}),
     "signal aggregate named like a key": lambda: a_signal(aggregates={"item_id": Count()}),
+    "a bin's column and a count of one name": lambda: a_signal(
+        aggregates={"a": Histogram("value", (0, 1, 5)), "a_0": CountDistinct()}
+    ),
+    "a bin's column named like a key": lambda: a_signal(
+        entity=Entity("item", "a_0"), aggregates={"a": Histogram("value", (0, 1, 5))}
+    ),
+    "a half-width and a count of one name": lambda: a_signal(
+        aggregates={"m": Mean("value", Interval(0, 1)), "m_half_width": Count()}
+    ),
+    "a quantile's half-width named like a key": lambda: a_signal(
+        entity=Entity("item", "q_p50_half_width"), aggregates={"q": Quantiles("value", Interval(0, 1))}
+    ),
+    "a candidate's column and a quantile of one name": lambda: a_signal(
+        aggregates={"q_p50": TopK("tag", ("a", "b"), 1), "q_p50_1": Count()}
+    ),
+    "quantiles that share a name": lambda: Quantiles("value", Interval(0, 1), (0.1, 0.1 + 1e-15)),
     "signal window": lambda: a_signal(window=DAY),
     "signal bounds": lambda: a_signal(bounds=None),
     "signal partitions": lambda: a_signal(partitions=("a",)),

@@ -50,7 +50,8 @@ from pipelines import (
     WeightedUnits,
     Window,
 )
-from pipelines.definitions import Aggregate, Budget, Definition, Partitions, span_text
+from pipelines.definitions import Aggregate, Budget, Definition, Partitions, released_names, span_text
+from pipelines.recipes import recipe_of
 from tests.support.projects import ITEMS, a_signal
 
 DAY = timedelta(days=1)
@@ -247,6 +248,15 @@ def test_a_row_for_each_user_by_a_local_randomizer() -> None:
 )
 def test_aggregates_name_their_columns(name: str, aggregate: Any, columns: tuple[str, ...]) -> None:
     assert pipelines.definitions.column_names(name, aggregate) == columns
+
+
+@pytest.mark.parametrize("aggregate", [Count(), CountDistinct(), Sum("v", Interval(0, 1)), Mean("v", Interval(0, 1))])
+@pytest.mark.parametrize("further", FURTHER_AGGREGATES)
+def test_what_definitions_call_released_is_what_recipes_release(aggregate: Any, further: Any) -> None:
+    """By these names two columns of one name are refused, so none may be missing."""
+    signal = a_signal(aggregates={"a": aggregate, "b": further})
+    named = [column for name, each in signal.aggregates.items() for column in released_names(name, each)]
+    assert [column.name for column in recipe_of(signal).columns] == named
 
 
 def test_windows_tumble_unless_told() -> None:
