@@ -1,4 +1,7 @@
-"""Free steps after the noise: they read released values and public facts only, so they cost no privacy."""
+"""Free steps after the noise: they read released values and public facts only, so they cost no privacy.
+
+Steps that compare with a parent read its release of the same window, which has to be there.
+"""
 
 from __future__ import annotations
 
