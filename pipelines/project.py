@@ -11,11 +11,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 from governance.errors import ConfigError, DefinitionError, HedgerowError, UnknownSignal
 from governance.settings import Settings
-from pipelines.definitions import ContentEmbedding, Definition, Signal
+from pipelines.definitions import ContentEmbedding, Definition, PublicColumn, PublicPartitions, PublicTable, Signal
+from pipelines.engine.places import Place, private_as_public
 
 __all__ = ["Project", "load_project"]
 
@@ -62,7 +64,8 @@ def load_project(settings: Settings) -> Project:
 
     Raises:
         ConfigError: no signals folder, or no definition in it.
-        DefinitionError: a file that cannot be executed, or two definitions of one name and version.
+        DefinitionError: a file that cannot be executed, two definitions of one name and version, or private events
+            that have two names or are called public.
     """
     folder = settings.signals_dir
     if not folder.is_dir():
@@ -78,7 +81,7 @@ def load_project(settings: Settings) -> Project:
                     raise DefinitionError(
                         definition.identity, f"defined twice, the second time in {path.name}; keep one or raise version"
                     )
-    _check_one_name_each(settings, found.values())
+    _check_tables(settings, found.values())
     if not found:
         raise ConfigError(f"{folder}: no Signal or ContentEmbedding in any *.py; add one, or run 'hedgerow init DIR'")
     return Project(
@@ -88,24 +91,39 @@ def load_project(settings: Settings) -> Project:
     )
 
 
-def _check_one_name_each(settings: Settings, definitions: Iterable[Definition]) -> None:
-    """Refuses one private table under two names: each name would have accounts of its own.
+def _check_tables(settings: Settings, definitions: Iterable[Definition]) -> None:
+    """Refuses private events under two names, for each name would have accounts of its own; or as a public table.
 
     Raises:
-        DefinitionError: two sources read the same table.
+        DefinitionError: a source shares files with one of another name, or with a public table of any definition.
     """
-    names: dict[Path, str] = {}
-    for definition in definitions:
-        if isinstance(definition, Signal):
-            source = definition.source
-            name = names.setdefault((settings.root / source.table).resolve(), source.name)
-            if name != source.name:
+    definitions = tuple(definitions)
+    signals = [definition for definition in definitions if isinstance(definition, Signal)]
+    sources = {signal.source.table: signal.source for signal in signals}
+    place = cache(partial(Place.of, settings.root))
+    for signal in signals:
+        for other in sources.values():
+            own = signal.source
+            if own.name != other.name and place(own.table).shares(place(other.table)):
                 raise DefinitionError(
-                    definition.identity,
-                    f"source: table {source.table} is called {source.name!r} here and {name!r} elsewhere; accounts "
-                    "are kept "
-                    "by name, so give it one",
+                    signal.identity,
+                    f"source: table {own.table} is called {own.name!r} here, and {other.name!r} elsewhere as "
+                    f"{other.table}; accounts are kept by name, so give both one",
                 )
+    for definition in definitions:
+        for table in _public_tables(definition):
+            for source in sources.values():
+                if place(table.table).shares(place(source.table)):
+                    raise private_as_public(definition.identity, table, source)
+
+
+def _public_tables(definition: Definition) -> tuple[PublicTable, ...]:
+    """What a definition reads and calls public."""
+    if isinstance(definition, ContentEmbedding):
+        return (definition.source,)
+    joined = [join.table for join in definition.joins]
+    domains = definition.partitions.domains if isinstance(definition.partitions, PublicPartitions) else {}
+    return (*joined, *(domain.table for domain in domains.values() if isinstance(domain, PublicColumn)))
 
 
 def _definitions(path: Path) -> Iterator[Definition]:

@@ -2,6 +2,7 @@
 
 Reading guide
     session    one quiet Spark session
+    places     where tables lie, and which of them share files
     tables     parquet files, their columns and fingerprints
     inputs     what a signal reads, checked by footers
     layout     events laid out by person

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from governance.errors import ColumnTypeError, DefinitionError, NullValue
-from pipelines.definitions import PublicColumn, PublicPartitions, ReleasedColumn, Signal
+from pipelines.definitions import PublicColumn, PublicPartitions, PublicTable, ReleasedColumn, Signal
+from pipelines.engine.places import Place, private_as_public
 from pipelines.engine.rows import Facts, Problem, RowPlan, Values
 from pipelines.engine.tables import Table, kind_of, open_table
 from pipelines.measurements import CodeKind
@@ -74,7 +75,7 @@ def open_inputs(signal: Signal, recipe: Recipe, root: Path, released: Mapping[st
         DefinitionError: a join adds a column that the events have already.
     """
     events = open_table(root, signal.source.table)
-    joined = tuple(_public(signal, events, open_table(root, join.table.table)) for join in signal.joins)
+    joined = tuple(_public(signal, root, join.table) for join in signal.joins)
     origin = _joined_columns(signal, events, joined)
     exploded = {join.explode for join in signal.joins}
 
@@ -102,7 +103,7 @@ def open_inputs(signal: Signal, recipe: Recipe, root: Path, released: Mapping[st
     inputs = SignalInputs(
         events=events,
         joined=joined,
-        domains=_domains(signal, events, root, released or {}),
+        domains=_domains(signal, root, released or {}),
         event_columns=tuple(dict.fromkeys(read)),
         values=values,
         key_kinds={key: kind_of(_key_type(key, origin.get(key, events), exploded)) for key in signal.entity.keys},
@@ -111,20 +112,17 @@ def open_inputs(signal: Signal, recipe: Recipe, root: Path, released: Mapping[st
     return inputs
 
 
-def _public(signal: Signal, events: Table, table: Table) -> Table:
-    """A public table, unless it is the private one under another name.
+def _public(signal: Signal, root: Path, table: PublicTable) -> Table:
+    """Opens a public table, unless it is the private one under another name.
+
+    Other signals' events are looked for where the project is loaded (pipelines.project).
 
     Raises:
         DefinitionError: it shares files with the events.
     """
-    one, two = events.path, table.path
-    if one == two or one in two.parents or two in one.parents:
-        raise DefinitionError(
-            signal.identity,
-            f"{table.name} is used as a public table, but it shares files with the private events; "
-            "public keys and facts must not come from the private data",
-        )
-    return table
+    if Place.of(root, table.table).shares(Place.of(root, signal.source.table)):
+        raise private_as_public(signal.identity, table, signal.source)
+    return open_table(root, table.table)
 
 
 def _joined_columns(signal: Signal, events: Table, joined: tuple[Table, ...]) -> dict[str, Table]:
@@ -149,13 +147,13 @@ def _joined_columns(signal: Signal, events: Table, joined: tuple[Table, ...]) ->
     return origin
 
 
-def _domains(signal: Signal, events: Table, root: Path, released: Mapping[str, Path]) -> dict[str, Table]:
+def _domains(signal: Signal, root: Path, released: Mapping[str, Path]) -> dict[str, Table]:
     """The tables behind public partitions, by key."""
     domains = {}
     if isinstance(signal.partitions, PublicPartitions):
         for key, domain in signal.partitions.domains.items():
             if isinstance(domain, PublicColumn):
-                domains[key] = _public(signal, events, open_table(root, domain.table.table))
+                domains[key] = _public(signal, root, domain.table)
                 domains[key].require(domain.column, "key")
             elif isinstance(domain, ReleasedColumn):
                 domains[key] = open_table(root, str(released[key]))

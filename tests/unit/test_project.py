@@ -192,6 +192,60 @@ def test_projects_without_definitions(settings: Settings) -> None:
         load_project(settings)
 
 
+PUBLIC = 'PublicTable(name="facts", table="{table}")'
+USES = {
+    "join": ("    window=", f'    joins=(PublicJoin(table={PUBLIC}, on="item_id", columns=("x",)),),\n    window='),
+    "keys": (
+        "PrivateSelection(delta=1e-9)",
+        f'PublicPartitions({{{{"item_id": PublicColumn(table={PUBLIC}, column="item_id")}}}})',
+    ),
+}
+VECTORS = f"""
+from pipelines import *  # noqa: F403
+
+VECTORS = ContentEmbedding(
+    name="vectors", version=1, owner="tests", purpose=Purpose.RANKING, description="Items.", key="item_id",
+    source={PUBLIC}, title="title",
+)
+"""
+
+
+def using(use: str, table: str) -> str:
+    """A definition over other events that takes a table for public."""
+    if use == "vectors":
+        return VECTORS.format(table=table)
+    old, new = USES[use]
+    text = definition("other").replace('name="events", table="e.parquet"', 'name="others", table="o.parquet"')
+    return text.replace(old, new.format(table=table))
+
+
+@pytest.mark.parametrize("table", ["data/plays", "data", "data/plays/2025.parquet", "data/../link", "links"])
+@pytest.mark.parametrize("use", [*USES, "vectors"])
+def test_no_signals_events_are_public_to_another_definition(settings: Settings, use: str, table: str) -> None:
+    plays = settings.root / "data" / "plays"
+    plays.mkdir(parents=True)
+    (plays / "2025.parquet").write_bytes(b"events")
+    (settings.root / "link").symlink_to(plays)
+    (settings.root / "links").mkdir()
+    (settings.root / "links" / "any.parquet").symlink_to(plays / "2025.parquet")
+    write(settings, a=definition().replace("e.parquet", "data/plays"), b=using(use, table))
+    with pytest.raises(DefinitionError, match=r"v1: .* shares files with the private events data/plays; "):
+        load_project(settings)
+    write(settings, b=using(use, "facts/plays"))
+    assert len(load_project(settings).definitions) == 2
+
+
+@pytest.mark.parametrize("table", ["e.parquet", "./e.parquet", "e.parquet/2025", ".", "link"])
+def test_events_have_one_name_whatever_path_leads_to_them(settings: Settings, table: str) -> None:
+    """Each name has an account of its own, and each would pay for the same people."""
+    (settings.root / "link").symlink_to(settings.root / "e.parquet")
+    again = definition("other").replace("e.parquet", table)
+    write(settings, a=definition(), b=again.replace('name="events"', 'name="others"'))
+    with pytest.raises(DefinitionError, match="accounts are kept by name, so give both one"):
+        load_project(settings)
+    assert len(load_project(write(settings, b=again)).signals) == 2, "under one name they share an account"
+
+
 def test_loading_does_not_change_how_python_writes_bytecode(settings: Settings) -> None:
     load_project(write(settings, a=definition()))
     assert sys.dont_write_bytecode is False
