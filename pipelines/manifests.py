@@ -138,6 +138,8 @@ def _post_processing(plan: SignalPlan) -> tuple[str, ...]:
                 steps.append(f"negative values of {', '.join(columns or not_negative(plan.recipe))} are raised to zero")
             case ConsistentWith(signal=parent, version=version, columns=columns, exactly=exactly):
                 how = "made to add up to" if exactly else "moved by least squares towards"
+                if plan.signal.may_lack_children(step):
+                    how = "lowered by least squares where they add up to more than"
                 steps.append(f"{', '.join(columns)} are {how} what {parent} v{version} released")
             case ShrinkTo(signal=parent, version=version, columns=columns):
                 steps.append(f"{', '.join(columns)} are shrunk towards {parent} v{version} by their noise")

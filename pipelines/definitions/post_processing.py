@@ -36,16 +36,23 @@ class ConsistentWith:
     """Moves counts and sums towards what a parent's release says of their total: weighted least squares.
 
     The signal's keys are the parent's keys and more; rows that share the parent's keys are its children, and their true
-    values add up to the parent's (they do where both count the same rows, and bounds cut little). Then the best linear
-    estimate adds `(P - sum of c) v / (V + k v)` to each of k children, with v and V the noise variances of child and
-    parent (Hay et al. 2010). It never has more noise than the child alone.
+    values add up to the parent's. They do where both count the same rows, bounds cut little, and public domains hold
+    every value that events have; distinct units add up only where each is in one child. Then the best linear estimate
+    adds `(P - sum of c) v / (V + k v)` to each of k children, with v and V the noise variances of child and parent (Hay
+    et al. 2010). It never has more noise than the child alone.
+
+    Where children may be missing (private selection, or keys that a signal other than the parent released) the true
+    values of the rest add up to the parent's at most. Then the same is added only where children add up to more than
+    the parent's value, which lowers them; else what is missing explains the difference, and they stay. Columns that
+    cannot be negative are needed for that. No child is off by more, in distribution, than without the step, whatever is
+    missing (pipelines.engine.post_processing has the proof).
 
     Attributes:
         signal: the parent.
         version: its version.
         columns: columns that both have, under the same names.
         exactly: whether the children must add up to the parent's released value: `(P - sum of c) / k` is added, which
-            takes over the parent's noise.
+            takes over the parent's noise. Not where children may be missing.
     """
 
     signal: str

@@ -29,6 +29,7 @@ from pipelines.definitions.partitions import (
     Partitions,
     PrivateSelection,
     PublicPartitions,
+    ReleasedColumn,
 )
 from pipelines.definitions.post_processing import ConsistentWith, NonNegative, PostProcessing, ShrinkTo
 from pipelines.definitions.profiles import ContributionProfile
@@ -114,6 +115,17 @@ class Signal:
     def identity(self) -> str:
         """`name vN`, as messages and reports call it."""
         return f"{self.name} v{self.version}"
+
+    def may_lack_children(self, step: ConsistentWith) -> bool:
+        """Whether some children of a parent may not be released, though the parent counts them.
+
+        Public domains are taken to hold every value that events have. What another signal released is such a domain
+        only if that signal is the parent itself: a key that it lacks has neither a parent nor children.
+        """
+        if not isinstance(self.partitions, PublicPartitions):
+            return True
+        released = (d for d in self.partitions.domains.values() if isinstance(d, ReleasedColumn))
+        return any((domain.signal, domain.version) != (step.signal, step.version) for domain in released)
 
     def _check_aggregates(self) -> None:
         if not self.aggregates:
@@ -231,6 +243,30 @@ class Signal:
                         f"post_processing: {type(step).__name__}: found {column!r}, allowed: "
                         + (", ".join(allowed) or "no column of this signal; leave the step out"),
                     )
+            if isinstance(step, ConsistentWith) and self.may_lack_children(step):
+                self._check_lacking_children(step, owners)
+
+    def _check_lacking_children(self, step: ConsistentWith, owners: Mapping[str, Aggregate]) -> None:
+        """Refuses what a parent's total does not say of children while others of its children are not released."""
+        fix = (
+            f"use public keys, or ReleasedColumn of {step.signal} v{step.version} for its keys and public ones for the "
+            "others"
+        )
+        if step.exactly:
+            raise DefinitionError(
+                self.identity,
+                "post_processing: ConsistentWith: exactly: children that are not released belong to the parent's total "
+                f"too, so the others must not add up to it; leave exactly out, or {fix}",
+            )
+        for column in step.columns:
+            aggregate = owners[column]
+            if isinstance(aggregate, Sum) and aggregate.interval.lower < 0:
+                raise DefinitionError(
+                    self.identity,
+                    f"post_processing: ConsistentWith: {column!r} sums values from {aggregate.interval.lower:g} on, so "
+                    "children that are not released may have any sum and the parent's says nothing of the others; "
+                    f"leave the column out, or {fix}",
+                )
 
 
 _SIGNAL_TYPES: Mapping[str, tuple[type, ...]] = {

@@ -2,6 +2,15 @@
 
 Proof: if M is delta-approximate rho-zCDP, so is f(M) for every f that does not read the data (Bun and Steinke 2016,
 Lemma 2.2 and 8.4). Every step here reads the release, a parent's release, and variances that follow from definitions.
+
+Consistency where children may be missing. Released children have true values t_i and noise e_i of variance v, their
+parent's noise is e_P of variance V, and what is missing is `U >= 0`, so the parent's value is `P = sum of t + U + e_P`.
+Least squares over t and `U >= 0` leaves the children where they add up to P at most (U takes the rest), and else sets
+`U = 0`, which adds `a (P - sum of c)` with `a = v / (V + k v)` to each. No child's error exceeds any bound more often
+than before, whatever U is: with `w = e_P - sum of e`, the step acts where `w < -U`. There the error was `r - a w`, with
+`r = e_i + a w` independent of w (both are Gaussian, and uncorrelated), and becomes `r + a U`; r is symmetric about zero
+and has one mode, and `0 <= a U < -a w`, so `|r + a U|` is the smaller of both in distribution (Anderson 1955). So the
+half-width that is told of a child without the step holds with it, and the squared error is no larger.
 """
 
 from __future__ import annotations
@@ -49,6 +58,7 @@ class Step:
         files: the parent's parquet files.
         stddevs: column → noise standard deviation of the child, where it is the same on every row.
         parent_stddevs: the same of the parent.
+        lacking: whether children may be missing, so that their parent's value is the most that the others add up to.
     """
 
     step: NonNegative | ConsistentWith | ShrinkTo
@@ -57,6 +67,7 @@ class Step:
     files: tuple[str, ...]
     stddevs: Mapping[str, float]
     parent_stddevs: Mapping[str, float]
+    lacking: bool = False
 
     def table(self, released: pa.Table) -> pa.Table:
         """Applies the step to rows that hold all children of their parents."""
@@ -103,6 +114,8 @@ class Step:
         assert isinstance(self.step, ConsistentWith)
         children = np.bincount(group, minlength=len(parent))
         missing = parent - np.bincount(group, child, len(parent))
+        if self.lacking:
+            missing = np.minimum(missing, 0.0)
         if self.step.exactly:
             shares = missing / np.maximum(children, 1)
         else:
@@ -173,6 +186,13 @@ def _step(plan: SignalPlan, step: NonNegative | ConsistentWith | ShrinkTo, paren
                 signal.identity,
                 f"post_processing: {step.signal} v{step.version} has no column {column!r}, allowed: {', '.join(there)}",
             )
+        if isinstance(step, ConsistentWith) and there[column].noise_stddev is None:
+            # Taken as exact, its noise would go into the children untold.
+            raise DefinitionError(
+                signal.identity,
+                f"post_processing: {column!r} of {step.signal} v{step.version} tells no noise of its own (it was made "
+                "to add up exactly, or is no count or sum), so it cannot be weighed against; leave it out",
+            )
     return Step(
         step=step,
         columns=step.columns,
@@ -180,4 +200,5 @@ def _step(plan: SignalPlan, step: NonNegative | ConsistentWith | ShrinkTo, paren
         files=tuple(str(parent.folder / file.name) for file in manifest.files),
         stddevs=stddevs,
         parent_stddevs={name: column.noise_stddev or 0.0 for name, column in there.items()},
+        lacking=isinstance(step, ConsistentWith) and signal.may_lack_children(step),
     )

@@ -249,6 +249,13 @@ CASES: dict[str, Callable[[], object]] = {
     "row per user, private keys, events": lambda: a_signal(
         entity=USERS, privacy_unit=PrivacyUnit("event_id", kind=UnitKind.EVENT)
     ),
+    "consistency of all with a parent of private keys": lambda: a_signal(
+        post_processing=(ConsistentWith(signal="p", version=1, columns=("users",), exactly=True),)
+    ),
+    "consistency of sums of any sign": lambda: a_signal(
+        aggregates={"s": Sum("value", Interval(-2, 5))},
+        post_processing=(ConsistentWith(signal="p", version=1, columns=("s",)),),
+    ),
     "weight of nothing": lambda: a_signal(weights={"clicks": 1.0}),
     "weight negative": lambda: a_signal(weights={"users": -1.0}),
     "clip with pure DP": lambda: a_signal(
