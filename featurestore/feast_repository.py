@@ -116,7 +116,8 @@ def feast_objects(plans: Sequence[ViewPlan], services: Sequence[PublishedService
         from feast import FeatureService
 
         views = {
-            plan.view.name: feature_view(plan.view, plan.newest.signal.owner, pushed=plan.pushed) for plan in plans
+            plan.view.name: feature_view(plan.view, plan.newest.signal.owner, pushed=plan.view.takes_pushes)
+            for plan in plans
         }
         for plan in plans:
             views[plan.view.name].description = plan.newest.signal.description
@@ -175,7 +176,7 @@ def definitions_text(plans: Sequence[ViewPlan], services: Sequence[PublishedServ
         | {name for plan in plans for feature in plan.view.features for name in feast_type(feature.type)}
     )
     imports = ["Entity", "FeatureService", "FeatureView", "Field", "FileSource"]
-    imports += ["PushSource", "ValueType"] if any(plan.pushed for plan in plans) else ["ValueType"]
+    imports += ["PushSource", "ValueType"] if any(plan.view.takes_pushes for plan in plans) else ["ValueType"]
     lines = [
         '"""Feast definitions of the published releases. Made by \'hedgerow publish\'; changes are overwritten."""',
         "",
@@ -222,7 +223,7 @@ def _view_lines(plan: ViewPlan, variable: str, entities: Sequence[str]) -> list[
             for feature in view.features
         ),
         "    ],",
-        *_source_lines(view, pushed=plan.pushed),
+        *_source_lines(view, pushed=plan.view.takes_pushes),
         f"    ttl=timedelta(seconds={view.ttl_seconds}),",
         ")",
     ]

@@ -126,7 +126,9 @@ class PublishedView:
         ttl_seconds: a row older than this, counted from its event time, is not found; 0: never too old.
         purpose: what it may be used for.
         releases: oldest first; the newest, last, is the one that was materialised.
-        snapshot: what serving answers from; None for views that take pushes, which it reads from the online store.
+        snapshot: the newest release, which serving answers from.
+        takes_pushes: serving reads it from the online store instead, where rows are pushed beside those of releases.
+            Of the newest release it then needs the snapshot only while the next one is being written to the store.
     """
 
     name: str
@@ -139,6 +141,7 @@ class PublishedView:
     purpose: str
     releases: tuple[PublishedRelease, ...]
     snapshot: PublishedSnapshot | None = None
+    takes_pushes: bool = False
 
     def reference(self, feature: str) -> str:
         """How a feature of this view is named in requests: `view:feature`."""

@@ -7,7 +7,7 @@ In this order, so that a crash anywhere leaves what was in force in force, and r
     3. offline rows, a file per release                       each whole or absent
     4. Feast's registry, prepared in a copy                   not in force yet
     5. online rows of the newest releases                     each row carries its release
-       and their snapshots                                    not in force yet
+       and their snapshots                                    not in force yet: see `online.packed_reader`
     6. registry, feature_store.yaml, definitions.py           each replaced atomically
 
 `serving.publish` then writes the publication record, which puts it all in force for the server.
@@ -34,7 +34,6 @@ from featurestore.freshness import earliest, microseconds, project_clock
 from featurestore.online.writer import open_writer
 from featurestore.publication import PublishedService, PublishedView
 from featurestore.released import (
-    ReleasedRows,
     feast_table,
     is_written,
     offline_path,
@@ -90,7 +89,8 @@ def publish_views(
             _write_offline(settings, plan)
         progress(f"feast: applying {len(plans)} feature views, {len(services)} feature services")
         store = _apply(settings, plans, services)
-        for plan in plans:
+        # What is in force stays whole, but of a view that takes pushes it falls back on the snapshot: those come last.
+        for plan in sorted(plans, key=lambda plan: plan.view.takes_pushes):
             newest = plan.newest
             progress(f"{plan.view.name}: materialising {newest.rows} rows of {newest.release_id}")
             assert newest.window_end is not None, "a view has windows only"
@@ -103,17 +103,12 @@ def publish_views(
             table = release_table(settings, plan.view, newest)
             event_time = microseconds(newest.window_end)
             rows = released_rows(table, plan.view, release_id=newest.release_id, event_time=event_time)
+            views.append(replace(plan.view, snapshot=publish_snapshot(settings, plan.view, rows)))
             writer.write(plan.view, rows)
-            views.append(_with_snapshot(settings, plan, rows))
         _finish(settings, store, plans, services)
     finally:
         writer.close()
-    return tuple(views), services
-
-
-def _with_snapshot(settings: Settings, plan: ViewPlan, rows: ReleasedRows) -> PublishedView:
-    """The view as it is published: with a snapshot, unless it takes pushes."""
-    return plan.view if plan.pushed else replace(plan.view, snapshot=publish_snapshot(settings, plan.view, rows))
+    return tuple(sorted(views, key=lambda view: view.name)), services
 
 
 def _write_offline(settings: Settings, plan: ViewPlan) -> None:

@@ -35,12 +35,10 @@ class ViewPlan:
     Attributes:
         view: what will be published.
         manifests: one for each of `view.releases`, in the same order: oldest first.
-        pushed: whether it takes pushes besides releases.
     """
 
     view: PublishedView
     manifests: tuple[Manifest, ...]
-    pushed: bool = False
 
     @property
     def newest(self) -> Manifest:
@@ -123,8 +121,9 @@ def _plan(manifests: list[Manifest], pushed: Collection[str]) -> ViewPlan:
             PublishedRelease(release_id=manifest.release_id, event_time=end, sha256=manifest.sha256)
             for manifest, end in zip(manifests, ends, strict=True)
         ),
+        takes_pushes=signal.name in pushed,
     )
-    return ViewPlan(view=view, manifests=tuple(manifests), pushed=signal.name in pushed)
+    return ViewPlan(view=view, manifests=tuple(manifests))
 
 
 def _columns(manifest: Manifest) -> tuple[tuple[str, str, str], ...]:

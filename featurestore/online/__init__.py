@@ -31,7 +31,7 @@ from governance.settings import OnlineStoreType, Settings
 __all__ = ["EMPTY_VALUES", "NUMPY_TYPES", "OnlineColumns", "OnlineReader", "open_reader"]
 
 
-def open_reader(settings: Settings, *, clock: Callable[[], datetime] | None = None) -> OnlineReader:
+def open_reader(settings: Settings, *, clock: Callable[[], datetime] | None = None) -> PackedReader:
     """Opens the project's online store for reading.
 
     Args:

@@ -34,10 +34,13 @@ from featurestore.rows.schema import ROW_VERSION
 from governance.errors import PublicationCorrupt, RequestInvalid
 
 _VERSION: Final = ROW_VERSION.to_bytes(4, "little")
+_RELEASE: Final = slice(16, 24)
+_PUSHED: Final = bytes(8)
+"""What stands in a row's header for its release where none wrote it."""
 
 Values = dict[str, NDArray[Any] | Texts]
 
-__all__ = ["RowRuns", "by_schema", "feature_columns", "wanted_fields"]
+__all__ = ["RowRuns", "by_schema", "feature_columns", "of_other_releases", "wanted_fields"]
 
 
 def wanted_fields(view: PublishedView, features: Sequence[str]) -> tuple[RowField, ...]:
@@ -50,6 +53,17 @@ def wanted_fields(view: PublishedView, features: Sequence[str]) -> tuple[RowFiel
     if unknown := [name for name in features if name not in fields]:
         raise RequestInvalid(f"{view.name}: no feature {', '.join(unknown)}; it has: {', '.join(fields)}")
     return tuple(row_field(name, fields[name].type) for name in dict.fromkeys(features))
+
+
+def of_other_releases(view: PublishedView, rows: Sequence[bytes | None]) -> NDArray[np.int64]:
+    """Where among n packed rows those of releases stand that the view does not name, `(m,)`.
+
+    They are of a release whose publication is not in force yet, or of one that was withdrawn.
+    """
+    named = {release_code(release.release_id).to_bytes(8, "little") for release in view.releases} | {_PUSHED}
+    if named.issuperset(row[_RELEASE] for row in rows if row is not None):
+        return np.zeros(0, np.int64)
+    return np.array([at for at, row in enumerate(rows) if row is not None and row[_RELEASE] not in named], np.int64)
 
 
 class RowRuns:
@@ -89,7 +103,7 @@ class RowRuns:
         if first is None:
             return self._nothing(len(rows))
         known = self._known(int.from_bytes(first[:4], "little"), schema_of)
-        release = self._releases.get(first[16:24])
+        release = self._releases.get(first[_RELEASE])
         if known is None or release is None or first[4:8] != _VERSION:
             return None
         schema, reader = known
@@ -103,7 +117,8 @@ class RowRuns:
             return None
         head = np.frombuffer(b"".join(there), np.uint8).reshape(len(rows), schema.width)
         own = head if found is None else head[found]
-        alike = own[:, :8].tobytes() == first[:8] * len(own) and own[:, 16:24].tobytes() == first[16:24] * len(own)
+        same, one = first[:8] * len(own), first[_RELEASE] * len(own)
+        alike = own[:, :8].tobytes() == same and own[:, _RELEASE].tobytes() == one
         if not alike or (earliest is not None and own[:, 8:16].view("<i8").min() < earliest):
             return None
         nullable = reader.any_null(own)

@@ -69,7 +69,7 @@ class PackedWriter:
             rows.schema,
             key_bytes(rows.keys),
             rows.packed(),
-            older_go=oldest_kept(self._settings, view, rows, self._clock()),
+            older_go=oldest_kept(view, rows, self._clock()),
         )
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class RedisWriter:
         table = f"{self._settings.name}_{view.name}"
         lifetime = self._lifetime_seconds(view, rows)
         self._redis.write(table, rows.schema, key_bytes(rows.keys), rows.packed(), lifetime_seconds=lifetime)
-        oldest = oldest_kept(self._settings, view, rows, self._clock())
+        oldest = oldest_kept(view, rows, self._clock())
         if oldest is not None:
             self._redis.delete_before(table, oldest)
 
@@ -108,8 +108,8 @@ class RedisWriter:
         return view.ttl_seconds - (microseconds(self._clock()) - rows.event_time) / 1e6
 
 
-def oldest_kept(settings: Settings, view: PublishedView, rows: ReleasedRows, now: datetime) -> int | None:
+def oldest_kept(view: PublishedView, rows: ReleasedRows, now: datetime) -> int | None:
     """The event time, in microseconds, before which a view's rows go when a release is written; None: none go."""
-    if view.signal not in settings.online_store.pushed:
+    if not view.takes_pushes:
         return rows.event_time
     return earliest(view.ttl_seconds, now) if view.ttl_seconds else None

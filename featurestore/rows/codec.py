@@ -135,6 +135,13 @@ class Rows:
             tail_starts=np.append(self.tail_starts, 0) if self.schema.texts else self.tail_starts,
         )
 
+    def packed(self) -> PackedRows:
+        """The rows as stores hold them, copied."""
+        if not self.schema.texts:
+            return PackedRows(head=self.head, tails=None)
+        tails = Texts.gather(self.tail, self.tail_starts, self._ends(self.schema.texts[-1]))
+        return PackedRows(head=self.head, tails=tails)
+
     @property
     def event_times(self) -> NDArray[np.int64]:
         """Microseconds since 1970 UTC, `(n,)`."""

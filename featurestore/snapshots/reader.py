@@ -80,6 +80,12 @@ class Snapshot:
         """The rows of n keys, `(n,)`; `len(self)` where there is none. See `get`."""
         return self._index.find([keys[name] for name, _ in self._header.keys])
 
+    def packed(self, keys: Mapping[str, KeyColumn]) -> list[bytes | None]:
+        """The packed rows of n keys, as an online store would give them; None where there is none. See `get`."""
+        at = self.find(keys)
+        rows = self._rows.take(at).packed().tolist()
+        return [row if place < len(self) else None for row, place in zip(rows, at.tolist(), strict=True)]
+
     def get(self, keys: Mapping[str, KeyColumn], columns: Sequence[str]) -> FeatureColumns:
         """Looks n keys up.
 

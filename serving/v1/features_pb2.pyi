@@ -305,7 +305,7 @@ class ViewRows(_message.Message):
     @_builtins.property
     def release_indexes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """n positions in `GetFeaturesResponse.releases`: which release each row comes from; -1 where not found, and for rows
-        that no release wrote.
+        that were pushed. Every released row is of a release that the publication names, also while the next is published.
         """
 
     def __init__(

@@ -16,12 +16,17 @@ import pyarrow as pa
 import pytest
 
 from featurestore.column_types import row_field
+from featurestore.freshness import microseconds
 from featurestore.online import OnlineReader, open_reader
+from featurestore.online.database import PackedDatabase
 from featurestore.online.reader import online_columns
+from featurestore.online.redis_client import RedisAddress
+from featurestore.online.redis_rows import PackedRedis
 from featurestore.publication import Publication, PublishedView
 from featurestore.publish import publish_views
 from featurestore.reading import PublishedReader, open_published_reader
-from featurestore.rows import FeatureColumns, Runs, Texts
+from featurestore.released import view_schema
+from featurestore.rows import Column, FeatureColumns, Runs, Texts, key_bytes, pack
 from featurestore.snapshots.published import remove_unused_snapshots
 from governance.errors import (
     ConfigError,
@@ -32,7 +37,7 @@ from governance.errors import (
     StoreUnreachable,
 )
 from governance.ledger import Ledger
-from governance.settings import Settings
+from governance.settings import OnlineStoreType, Settings
 from tests.support import releases
 from tests.support.redis import free_port, redis_server
 from tests.support.releases import make_project, make_release
@@ -278,7 +283,7 @@ class ReaderConformance:
         publish(taking)
         release(taking, "pop", keys, start=SECOND, item=("string", ["b", "c"]), users=("int64", [20, 30]))
         view = publish(taking)["pop_v1"]
-        assert view.snapshot is None
+        assert view.takes_pushes
         answer = reader.get(view, ["users"], {"item": ["a", "b", "c"]})
         assert answer.values["users"].tolist() == [1, 20, 30]
         releases = [answer.releases[i] for i in answer.release_indexes.tolist()]
@@ -418,9 +423,9 @@ class TestPackedSqlite(ReaderConformance):
     def test_rows_past_the_ttl_are_removed(self, settings: Settings) -> None:
         keys = {"item": "string"}
         release(settings, "pop", keys, start=FIRST, ttl=WEEK, item=("string", ["a"]), users=("int64", [1]))
-        view = publish(settings, now=FIRST + WEEK)["pop_v1"]
+        publish(settings, now=FIRST + WEEK)
         release(settings, "pop", keys, start=SECOND, ttl=WEEK, item=("string", ["b"]), users=("int64", [1]))
-        publish(settings)
+        view = publish(settings)["pop_v1"]
         early = open_reader(settings, clock=lambda: FIRST + WEEK)
         assert early.read(view, ["users"], {"item": ["a", "b"]}).found.tolist() == [False, True]
         early.close()
@@ -435,7 +440,7 @@ class TestSnapshots(ReaderConformance):
 
     @staticmethod
     def open(settings: Settings, view: PublishedView) -> OnlineReader:
-        if view.snapshot is not None:
+        if not view.takes_pushes:
             (settings.feature_repo_dir / "online.db").unlink(missing_ok=True)
         return EachPublication(settings)
 
@@ -581,6 +586,100 @@ class TestPublications:
                 "pop/v1/2025-11-03",
                 "pop/v1/2025-11-10",
             }
+
+
+@pytest.mark.parametrize("store", ["sqlite", "redis"])
+class TestViewsThatTakePushes:
+    """Publishing writes the next release's rows before it is in force: no answer of the one in force holds any."""
+
+    @pytest.fixture
+    def settings(self, store: str, tmp_path: Path, redis_address: str) -> Settings:
+        made = make_project(tmp_path) if store == "sqlite" else redis_project(tmp_path, redis_address)
+        return replace(made, online_store=replace(made.online_store, pushed=("pop",)))
+
+    @staticmethod
+    def push(settings: Settings, view: PublishedView, at: datetime, item: str, users: int) -> None:
+        """As Feast's push writes a row: it names no release."""
+        schema = view_schema(view)
+        columns = {
+            "users": Column(values=np.array([users]), nulls=np.zeros(1, bool)),
+            "title": Column(values=Texts.encoded(["pushed"]), nulls=np.zeros(1, bool)),
+        }
+        rows = pack(schema, columns, event_times=np.array([microseconds(at)]))
+        keys, table = key_bytes({"item": Texts.encoded([item])}), f"{settings.name}_{view.name}"
+        store: PackedDatabase | PackedRedis
+        if settings.online_store.type is OnlineStoreType.SQLITE:
+            store = PackedDatabase(settings.feature_repo_dir / "online.db")
+        else:
+            store = PackedRedis(RedisAddress.of(settings))
+        store.write(table, schema, keys, rows)
+        store.close()
+
+    @staticmethod
+    def released(settings: Settings, start: datetime, rows: dict[str, int]) -> PublishedView:
+        titles = ("string", [f"{item} of {start:%d}" for item in rows])
+        users = ("int64", list(rows.values()))
+        release(
+            settings, "pop", {"item": "string"}, start=start, item=("string", list(rows)), users=users, title=titles
+        )
+        return publish(settings)["pop_v1"]
+
+    def test_none_of_the_next_release(self, settings: Settings) -> None:
+        first = self.released(settings, FIRST, {"a": 1, "b": 2, "both": 3})
+        self.push(settings, first, NOW, "a", 100)
+        self.push(settings, first, SECOND, "both", 300)  # before the second release, which replaces it
+        reader = open_published_reader(settings, publication_of(settings, first), clock=lambda: NOW)
+        second = self.released(settings, SECOND, {"a": 10, "b": 20, "both": 30, "c": 40})
+        asked = {"item": ["a", "b", "both", "c", "none"]}
+        for _ in range(2):  # the second time, also as those who look up again do
+            answer = reader.get(first, ["title", "users"], asked)
+            again = reader.look_up(first, ("users",), asked)
+            own = [answer.releases[i] if i >= 0 else None for i in answer.release_indexes.tolist()]
+            assert answer.found.tolist() == [True, True, True, False, False]
+            assert answer.values["users"].tolist() == [100, 2, 3, 0, 0]
+            assert isinstance(answer.values["title"], Texts)
+            assert answer.values["title"].strings() == ["pushed", "b of 03", "both of 03", "", ""]
+            assert own == [None, "pop/v1/2025-11-03", "pop/v1/2025-11-03", None, None]
+            assert isinstance(again, FeatureColumns)
+            assert again.values["users"].tolist() == [100, 2, 3, 0, 0]
+        following = reader.following(settings, publication_of(settings, second))
+        answer = following.get(second, ["users"], asked)
+        assert answer.values["users"].tolist() == [100, 20, 30, 40, 0]
+        assert {answer.releases[i] for i in answer.release_indexes.tolist() if i >= 0} == {"pop/v1/2025-11-10"}
+        reader.close()
+
+    def test_without_its_snapshot_a_release_that_is_not_named_is_not_found(self, settings: Settings) -> None:
+        first = self.released(settings, FIRST, {"a": 1})
+        self.released(settings, SECOND, {"a": 10})
+        reader = open_reader(settings, clock=lambda: NOW)
+        assert not reader.get(first, ["users"], {"item": ["a"]}).found.any()
+        reader.close()
+
+    def test_no_answer_is_of_two_releases_while_one_is_written(self, settings: Settings) -> None:
+        items = [f"i{n}" for n in range(6_000)]
+        first = self.released(settings, FIRST, dict.fromkeys(items, 1))
+        reader = open_published_reader(settings, publication_of(settings, first), clock=lambda: NOW)
+        ended = Event()
+
+        def ask(seed: int) -> int:
+            generator, asked = np.random.default_rng(seed), 0
+            while not ended.is_set() or not asked:
+                answer = reader.look_up(first, ("users",), {"item": generator.choice(items, 200).tolist()})
+                columns = answer.as_columns([row_field("users", "int64")]) if isinstance(answer, Runs) else answer
+                assert set(columns.values["users"].tolist()) == {1}
+                (named,) = {columns.releases[i] for i in columns.release_indexes.tolist()}
+                assert named == "pop/v1/2025-11-03"
+                asked += 1
+            return asked
+
+        with ThreadPoolExecutor(3) as pool:
+            asked = [pool.submit(ask, seed) for seed in range(2)]
+            try:
+                self.released(settings, SECOND, dict.fromkeys(items, 2))
+            finally:
+                ended.set()
+            assert all(future.result() for future in asked)
+        reader.close()
 
 
 class TestRedis(ReaderConformance):
