@@ -5,7 +5,8 @@ A profile is an ordinary release of a signal that is derived from another one: u
     1  a table with one row for each unit of the window: the unit, and the step of `STEPS` that its number of partitions
        is in. A row is a function of that unit's own events and of public facts.
     2  a signal over that table: the number of rows at each step, public keys, one partition and one row a unit. It is
-       run as any other (pipelines.run): policy, reserve, draw, keyed noise, publish, commit.
+       run as any other (pipelines.run): policy, reserve, draw, keyed noise, publish, commit; the table of step 1 is
+       written once the loss is reserved.
     3  shares of the released numbers: post-processing.
 
 Guarantee. Let D and D' be neighbors that differ by one unit's events, added or removed. The tables of step 1 then
@@ -31,8 +32,6 @@ from typing import TYPE_CHECKING, Any
 
 from governance.errors import ConfigError, DefinitionError, ReleaseCorrupt
 from governance.files import exclusive_lock, remove_tree
-from governance.ledger import open_ledger
-from governance.policy import Action, load_policy
 from governance.release import Manifest, ReleaseStore
 from governance.settings import Settings
 from pipelines.compiled import definition_sha256
@@ -52,8 +51,6 @@ from pipelines.engine.rows import RowPlan, rows_of
 from pipelines.engine.scan import Part, parts_of, read_parts, tasks_of
 from pipelines.noise import KeyedNoise, NoiseSource, ReleaseKey
 from pipelines.parents import parents_of, released_domains
-from pipelines.plan import plan_signal
-from pipelines.policy import decide_definition
 from pipelines.recipes import recipe_of
 from pipelines.results import Progress, RunResult
 from pipelines.run import run
@@ -125,14 +122,11 @@ def profile(
     chosen = choose_windows(signal.window, windows or Newest(1), settings.calendar, clock().date(), signal.identity)
     if len(chosen) > 1:
         raise ConfigError(f"{signal.identity}: profile: found {len(chosen)} windows, allowed: one; leave --window out")
-    [span] = chosen
     folder = settings.state_dir / "profiles" / signal.name
     store = ReleaseStore(settings.releases_dir)
     derived = _versioned(profile_signal(signal, rho, _told(folder, settings.root)), store)
     with exclusive_lock(settings.state_dir / "profiles" / f"{signal.name}.lock", f"the profile of {signal.name}"):
         try:
-            if not store.exists(f"{derived.name}/v{derived.version}/{span.label}") and _allowed(derived, settings):
-                _write_units(signal, settings, store, span, folder)
             [result] = run(
                 settings,
                 definitions=(derived,),
@@ -140,6 +134,7 @@ def profile(
                 progress=progress,
                 noise=noise,
                 clock=clock,
+                prepare=lambda span: _write_units(signal, settings, store, span, folder),
             )
         finally:
             remove_tree(folder)
@@ -254,15 +249,6 @@ def _released(store: ReleaseStore, manifest: Manifest) -> tuple[tuple[tuple[int,
     if told is None:
         raise ReleaseCorrupt(f"{manifest.release_id}: it is no profile; remove it, or name the signal otherwise")
     return tuple(sorted((row[_STEP], row[_UNITS]) for row in rows)), told
-
-
-def _allowed(derived: Signal, settings: Settings) -> bool:
-    """Whether the run that follows will be let read: else it refuses, and says why."""
-    if not decide_definition(derived, settings, load_policy(settings), Action.RUN).allowed:
-        return False
-    plan = plan_signal(derived, settings)
-    with open_ledger(settings) as ledger:
-        return bool(plan.affordable(ledger.balance(plan.account)))
 
 
 # --- one row for each unit --------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Runs signals: reserve → check → draw → write → publish → commit, one release for each window.
 
-    reserve   every window's loss, all or none, before any data is read
+    reserve   every window's loss, all or none, before any data is read; of more than 100 windows, 100 at a time, when
+              the accounts can carry them all
     check     the input's columns, types, nulls and numbers; a refusal gives the reservations back
     draw      recorded before Spark starts to write noisy bytes: from here the loss is spent
     write     bound, aggregate, add noise and select, into a staging folder
@@ -12,17 +13,19 @@ A crash between any two steps is settled by `governance.recovery` at the next ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from governance.balances import shortage
 from governance.canonical import sha256_file
 from governance.files import exclusive_lock, remove_tree
 from governance.ledger import EntryKind, Ledger, Request, open_ledger
+from governance.privacy import PrivacyLoss
 from governance.recovery import check_known, recover, release_lock_path, settle
 from governance.release import (
     DataFile,
@@ -32,10 +35,10 @@ from governance.release import (
     ReleaseStore,
     WindowReference,
 )
-from governance.settings import Settings
-from pipelines.definitions import ContentEmbedding, Definition, PublicColumn, PublicPartitions, Signal
+from governance.settings import Account, Settings
+from pipelines.definitions import ContentEmbedding, Definition, Signal
 from pipelines.engine.failures import no_data_in_errors
-from pipelines.engine.tables import Table, fingerprint_key
+from pipelines.engine.tables import fingerprint_key
 from pipelines.manifests import code_versions, guarantee_of, released_columns, signal_reference
 from pipelines.noise import KeyedNoise, NoiseSource, ReleaseKey
 from pipelines.parents import parents_first, parents_of, released_domains
@@ -52,6 +55,10 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Progress", "RunResult", "Stage", "run"]
 
 
+_AT_ONCE = 100
+"""Windows that are reserved together. Each holds its lock, which is an open file: a process may have few of those."""
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -65,6 +72,7 @@ def run(
     progress: Progress | None = None,
     noise: Callable[[ReleaseKey], NoiseSource] = KeyedNoise,
     clock: Callable[[], datetime] = _now,
+    prepare: Callable[[Span], None] | None = None,
 ) -> tuple[RunResult, ...]:
     """Releases what is missing of the chosen windows; releases that are there are left as they are.
 
@@ -76,6 +84,8 @@ def run(
         progress: told of every stage.
         noise: makes the noise source from a release's key; tests pass one of zero scale.
         clock: gives the current aware UTC time.
+        prepare: writes the input of a window that is released, where that is itself made of private data: called when
+            the loss is reserved, before the input is opened.
 
     Returns:
         One result for each window of each definition, in order.
@@ -88,11 +98,17 @@ def run(
     chosen = definitions or load_project(settings).select(names)
     store = ReleaseStore(settings.releases_dir)
     results: list[RunResult] = []
-    with open_ledger(settings, clock=clock) as ledger, ExitStack() as locks:
+    with open_ledger(settings, clock=clock) as ledger:
         recover(settings, ledger)
         check_known(settings, ledger)
         runner = _Runner(
-            settings=settings, store=store, ledger=ledger, progress=progress or Quiet(), noise=noise, clock=clock
+            settings=settings,
+            store=store,
+            ledger=ledger,
+            progress=progress or Quiet(),
+            noise=noise,
+            clock=clock,
+            prepare=prepare,
         )
         tasks: list[_Task] = []
         for signal in parents_first(tuple(d for d in chosen if isinstance(d, Signal))):
@@ -101,17 +117,14 @@ def run(
             for span in choose_windows(
                 signal.window, windows or Newest(1), settings.calendar, clock().date(), signal.identity
             ):
-                release_id = f"{signal.name}/v{signal.version}/{span.label}"
-                locks.enter_context(exclusive_lock(release_lock_path(settings, release_id), release_id))
-                settle(settings, ledger, release_id)
-                if store.exists(release_id):
-                    manifest = unchanged(store, ledger, signal, release_id)
-                    results.append(RunResult(release_id=release_id, outcome=Outcome.PRESENT, manifest=manifest))
-                else:
-                    tasks.append(_Task(plan=plan, span=span, release_id=release_id, run_id=uuid4().hex))
+                task = _Task(plan=plan, span=span, run_id=uuid4().hex)
+                with runner.settled(task) as present:
+                    if present is None:
+                        tasks.append(task)
+                    else:
+                        results.append(present)
         enforce_run(settings, ledger, [(task.plan, task.release_id) for task in tasks], chosen)
-        if tasks:
-            results.extend(runner.run(tasks))
+        results.extend(runner.run(tasks))
         for embedding in (definition for definition in chosen if isinstance(definition, ContentEmbedding)):
             from pipelines.vectors import release_vectors
 
@@ -126,8 +139,12 @@ class _Task:
 
     plan: SignalPlan
     span: Span
-    release_id: str
     run_id: str
+
+    @property
+    def release_id(self) -> str:
+        """Its name."""
+        return f"{self.plan.signal.name}/v{self.plan.signal.version}/{self.span.label}"
 
     @property
     def request(self) -> Request:
@@ -143,12 +160,12 @@ class _Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Checked:
-    """A signal's input after the checks, shared by its windows."""
+    """A signal's input after the checks, shared by its windows; `public` names its public tables."""
 
     inputs: SignalInputs
     steps: tuple[Step, ...]
     quality: tuple[Mapping[str, Any], ...]
-    fingerprints: tuple[InputFingerprint, ...]
+    public: tuple[InputFingerprint, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,24 +178,42 @@ class _Runner:
     progress: Progress
     noise: Callable[[ReleaseKey], NoiseSource]
     clock: Callable[[], datetime]
+    prepare: Callable[[Span], None] | None
+
+    @contextmanager
+    def settled(self, task: _Task) -> Iterator[RunResult | None]:
+        """Holds a release's lock, with nothing unfinished left of it; gives the release if it is there.
+
+        Raises:
+            RunInProgress: another process works on it.
+            DefinitionError, ReleaseCorrupt: what is there is not what the definition and the ledger say.
+        """
+        release_id = task.release_id
+        with exclusive_lock(release_lock_path(self.settings, release_id), release_id):
+            settle(self.settings, self.ledger, release_id)
+            if self.store.exists(release_id):
+                manifest = unchanged(self.store, self.ledger, task.plan.signal, release_id)
+                yield RunResult(release_id=release_id, outcome=Outcome.PRESENT, manifest=manifest)
+            else:
+                yield None
 
     def run(self, tasks: list[_Task]) -> list[RunResult]:
         """Makes every release, or gives back what it did not draw."""
+        results: list[RunResult] = []
         try:
-            for task in tasks:
-                self.progress.stage(task.release_id, Stage.RESERVE)
-            reserved = self.ledger.reserve_all(tuple(task.request for task in tasks))
-            made = []
-            checked: dict[tuple[str, tuple[str, ...]], _Checked] = {}
-            for task, entry in zip(tasks, reserved, strict=True):
-                self.progress.stage(task.release_id, Stage.CHECK)
-                parents = parents_of(task.plan.signal, task.span, self.store)
-                of = task.plan.signal.name, tuple(parent.release_id for parent in parents.values())
-                if of not in checked:
-                    checked[of] = self._check(task.plan, parents)
-                manifest = self._release(task, entry, checked[of])
-                made.append(RunResult(release_id=task.release_id, outcome=Outcome.RELEASED, manifest=manifest))
-            return made
+            if len(tasks) > _AT_ONCE:
+                self._refuse_too_much(tasks)
+            for first in range(0, len(tasks), _AT_ONCE):
+                with ExitStack() as locks:
+                    missing = []
+                    for task in tasks[first : first + _AT_ONCE]:
+                        present = locks.enter_context(self.settled(task))
+                        if present is None:
+                            missing.append(task)
+                        else:  # another process made it while we were busy
+                            results.append(present)
+                    results.extend(self._make(missing))
+            return results
         finally:
             # Whatever stopped us, a loss that was not drawn is given back; after a kill, recovery does the same.
             mine = {task.run_id for task in tasks}
@@ -186,10 +221,44 @@ class _Runner:
                 if known.run_id in mine and known.state is EntryKind.RESERVE:
                     self.ledger.release(known.run_id, "the run stopped before any noise was drawn")
 
+    def _refuse_too_much(self, tasks: list[_Task]) -> None:
+        """Refuses many windows as a whole before the first of them is made, if the accounts cannot carry them all.
+
+        Raises:
+            BudgetExceeded: nothing was read.
+        """
+        requests = tuple(task.request for task in tasks)
+        totals: dict[tuple[Account, str | None], PrivacyLoss] = {}
+        for request in requests:
+            of = request.account, request.period
+            totals[of] = totals.get(of, PrivacyLoss.zero()) + request.loss
+        if any(shortage(total, self.ledger.balance(*of).remaining) for of, total in totals.items()):
+            self.ledger.reserve_all(requests)  # says no, and records that it was asked
+
+    def _make(self, tasks: list[_Task]) -> list[RunResult]:
+        """Reserves for all, then makes one after the other. Their locks are held."""
+        for task in tasks:
+            self.progress.stage(task.release_id, Stage.RESERVE)
+        reserved = self.ledger.reserve_all(tuple(task.request for task in tasks))
+        made = []
+        checked: dict[tuple[str, tuple[str, ...]], _Checked] = {}
+        for task, entry in zip(tasks, reserved, strict=True):
+            self.progress.stage(task.release_id, Stage.CHECK)
+            if self.prepare is not None:
+                self.prepare(task.span)
+            parents = parents_of(task.plan.signal, task.span, self.store)
+            of = task.plan.signal.name, tuple(parent.release_id for parent in parents.values())
+            if of not in checked:
+                checked[of] = self._check(task.plan, parents)
+            manifest = self._release(task, entry, checked[of])
+            made.append(RunResult(release_id=task.release_id, outcome=Outcome.RELEASED, manifest=manifest))
+        return made
+
     def _check(self, plan: SignalPlan, parents: Mapping[str, Manifest]) -> _Checked:
         """Opens a signal's input and checks its columns, types and footers, once for all its windows."""
         from pipelines.engine.inputs import CHECKS, check_footers, open_inputs
         from pipelines.engine.post_processing import Parent, steps_of
+        from pipelines.fingerprints import public_fingerprints
 
         signal = plan.signal
         folders = {name: self.store.directory(manifest.release_id) for name, manifest in parents.items()}
@@ -202,9 +271,7 @@ class _Runner:
                 plan, {name: Parent(folder=folders[name], manifest=manifest) for name, manifest in parents.items()}
             ),
             quality=tuple({"check": check, "passed": True} for check in CHECKS),
-            fingerprints=_fingerprints(
-                signal, inputs, parents, fingerprint_key(self.settings.keys_dir / "fingerprint.key")
-            ),
+            public=public_fingerprints(signal, inputs, parents),
         )
 
     def _release(self, task: _Task, reserve_entry: int, checked: _Checked) -> Manifest:
@@ -212,6 +279,7 @@ class _Runner:
         from pipelines.engine.kernel import Salts
         from pipelines.engine.release import Engine
         from pipelines.engine.session import spark_context
+        from pipelines.fingerprints import events_fingerprint
 
         staging = self.settings.staging_dir / task.run_id
         key = ReleaseKey.fresh()
@@ -225,9 +293,11 @@ class _Runner:
             found=staging / "found",
             scratch=staging / "scratch" if self.settings.spark.master.startswith("local") else None,
         )
-        source = self.noise(key)
+        source, plan, spark = self.noise(key), task.plan, spark_context(self.settings.spark)
         try:
-            with no_data_in_errors(task.release_id), engine.sums(spark_context(self.settings.spark)) as sums:
+            with no_data_in_errors(task.release_id), engine.sums(spark) as sums:
+                own = fingerprint_key(self.settings.keys_dir / "fingerprint.key")
+                read = events_fingerprint(plan.signal, plan.recipe, checked.inputs, task.span, own, spark)
                 # Nothing noisy exists so far, and what the sums are nobody has seen: refusals up to here cost nothing.
                 self.progress.stage(task.release_id, Stage.DRAW)
                 draw_entry = self.ledger.draw(task.run_id)
@@ -250,7 +320,7 @@ class _Runner:
                     reserve_entry=reserve_entry,
                     draw_entry=draw_entry,
                 ),
-                inputs=checked.fingerprints,
+                inputs=(read, *checked.public),
                 quality=(*checked.quality, *late),
                 code=code_versions(),
                 files=files,
@@ -263,47 +333,6 @@ class _Runner:
             remove_tree(staging)
         self.progress.stage(task.release_id, Stage.DONE)
         return manifest
-
-
-def _fingerprints(
-    signal: Signal, inputs: SignalInputs, parents: Mapping[str, Manifest], key: bytes
-) -> tuple[InputFingerprint, ...]:
-    def public(dataset: str, table: Table, columns: tuple[str, ...]) -> InputFingerprint:
-        return InputFingerprint(
-            dataset=dataset,
-            table=table.name,
-            access="public",
-            fingerprint=table.public_fingerprint(),
-            columns=columns,
-        )
-
-    prints = [
-        InputFingerprint(
-            dataset=signal.source.name,
-            table=inputs.events.name,
-            access="private",
-            fingerprint=inputs.events.private_fingerprint(key),
-            columns=inputs.event_columns,
-        )
-    ]
-    for join, table in zip(signal.joins, inputs.joined, strict=True):
-        prints.append(public(join.table.name, table, (join.on, *join.columns)))
-    if isinstance(signal.partitions, PublicPartitions):
-        for name, domain in signal.partitions.domains.items():
-            if isinstance(domain, PublicColumn):
-                prints.append(public(domain.table.name, inputs.domains[name], (domain.column,)))
-    # A release is public, and its manifest names its files by their hashes.
-    prints.extend(
-        InputFingerprint(
-            dataset=manifest.signal.name,
-            table=manifest.release_id,
-            access="public",
-            fingerprint=f"sha256:{manifest.sha256}",
-            columns=(*manifest.keys, *(column.name for column in manifest.features)),
-        )
-        for manifest in parents.values()
-    )
-    return tuple(prints)
 
 
 def _tidy(written: tuple[Path, ...], target: Path) -> tuple[tuple[DataFile, ...], int]:
