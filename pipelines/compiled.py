@@ -1,13 +1,14 @@
 """Definitions as canonical JSON: what is hashed into manifests, compared between runs and golden-tested.
 
-A definition's JSON names every choice, defaults included, and nothing that depends on the machine: the same definition
-compiles to the same bytes everywhere.
+A definition's JSON names every choice that what is released depends on, defaults included, and nothing that depends on
+the machine: the same definition compiles to the same bytes everywhere. A `ContributionProfile` is what `plan` advises
+by and changes no release, so it is left out: whoever writes one down releases the same signal as before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from datetime import date, datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from governance.canonical import canonical_bytes, sha256_hex
 from pipelines.definitions import Definition, Signal
 
-__all__ = ["SCHEMA", "compile_definition", "definition_bytes", "definition_sha256"]
+__all__ = ["SCHEMA", "compile_definition", "definition_bytes", "definition_sha256", "releases_the_same"]
 
 SCHEMA = "hedgerow.definition/1"
 
@@ -25,8 +26,9 @@ def compile_definition(definition: Definition) -> dict[str, Any]:
 
     Values of a union carry their `type`; lengths of time are whole seconds, named `..._seconds`.
     """
-    kind = "signal" if isinstance(definition, Signal) else "content_embedding"
-    return {"schema": SCHEMA, "kind": kind, **_fields(definition)}
+    if isinstance(definition, Signal):
+        return {"schema": SCHEMA, "kind": "signal", **_fields(replace(definition, profile=None))}
+    return {"schema": SCHEMA, "kind": "content_embedding", **_fields(definition)}
 
 
 def definition_bytes(definition: Definition) -> bytes:
@@ -37,6 +39,12 @@ def definition_bytes(definition: Definition) -> bytes:
 def definition_sha256(definition: Definition) -> str:
     """SHA-256 of the canonical JSON: two definitions with one hash release the same thing."""
     return sha256_hex(definition_bytes(definition))
+
+
+def releases_the_same(compiled: Mapping[str, Any], definition: Definition) -> bool:
+    """Whether a compiled definition, as a manifest carries it, is of the same signal; older ones name their profile."""
+    of_plan = {"profile": None} if "profile" in compiled else {}
+    return canonical_bytes({**compiled, **of_plan}) == definition_bytes(definition)
 
 
 def _fields(value: Any) -> dict[str, Any]:

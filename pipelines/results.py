@@ -9,7 +9,7 @@ from typing import Protocol
 from governance.errors import DefinitionError, ReleaseCorrupt
 from governance.ledger import EntryKind, Ledger
 from governance.release import KEYED_SAMPLER, PUBLIC_SAMPLER, Manifest, ReleaseStore
-from pipelines.compiled import definition_sha256
+from pipelines.compiled import releases_the_same
 from pipelines.definitions import Definition
 
 __all__ = ["Outcome", "Progress", "Quiet", "RunResult", "Stage", "check_same_version", "unchanged"]
@@ -78,7 +78,7 @@ def check_same_version(store: ReleaseStore, definition: Definition) -> None:
 
 
 def _check_same(manifest: Manifest, definition: Definition) -> None:
-    if manifest.signal.definition_sha256 != definition_sha256(definition):
+    if not releases_the_same(manifest.signal.definition, definition):
         raise DefinitionError(
             definition.identity,
             f"the definition differs from the one that made {manifest.release_id}; raise version to release the new "

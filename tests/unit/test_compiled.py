@@ -15,6 +15,7 @@ from pipelines import (
     ZCDP,
     ApproxDP,
     ClipNorm,
+    ContributionProfile,
     Count,
     CountDistinct,
     Entity,
@@ -34,7 +35,7 @@ from pipelines import (
     WeightedUnits,
     Window,
 )
-from pipelines.compiled import SCHEMA, compile_definition, definition_sha256
+from pipelines.compiled import SCHEMA, compile_definition, definition_sha256, releases_the_same
 from tests.support.projects import EVENTS, ITEMS, a_signal
 
 ROOT = Path(__file__).parents[2]
@@ -105,10 +106,22 @@ def test_what_releases_different_things_compiles_differently() -> None:
         ({"window": Window(DAY)}, {"window": Window(timedelta(hours=24), stride=DAY)}),
         ({"entity": Entity("item", "item_id")}, {"entity": Entity("item", ("item_id",))}),
         ({"joins": []}, {"joins": ()}),
+        ({"profile": ContributionProfile(partitions=((3, 1.0),), origin="a survey")}, {"profile": None}),
     ],
 )
 def test_spellings_of_the_same_compile_to_the_same(one: dict[str, Any], same: dict[str, Any]) -> None:
     assert definition_sha256(a_signal(**one)) == definition_sha256(a_signal(**same))
+
+
+def test_a_manifest_that_names_a_profile_is_of_the_same_signal() -> None:
+    """So manifests were written once; what else they say still counts."""
+    signal = a_signal()
+    compiled = compile_definition(signal)
+    profile = {"type": "ContributionProfile", "partitions": [[3, 1.0]], "origin": "a survey"}
+    assert releases_the_same(compiled, signal)
+    assert releases_the_same({**compiled, "profile": profile}, signal)
+    assert not releases_the_same({**compiled, "profile": profile, "owner": "others"}, signal)
+    assert not releases_the_same({**compiled, "surplus": None}, signal)
 
 
 def test_shape() -> None:
