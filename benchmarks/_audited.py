@@ -364,7 +364,7 @@ class Laboratory:
         public = isinstance(self.signal.partitions, PublicPartitions) and self.fault.empty_groups
         items = np.array(self.case.items if public else (), dtype=np.int64)
         sums.append(engine.without_sums((np.repeat(np.arange(runs), len(items)), np.tile(items, runs))))
-        return engine.released(sums, change=self.fault.noising, found=found)
+        return engine.released(sums, change=self.fault.noising)
 
     def _events(self, *, with_unit: bool) -> tuple[Events, ...]:
         if with_unit:
@@ -462,7 +462,7 @@ FAULTS = (
     Fault(
         name="keys_released_without_threshold",
         case="selection_of_a_unit_s_own_keys",
-        noising=lambda noising: replace(noising, threshold=None),
+        noising=lambda noising: replace(noising, selecting=None),
     ),
     Fault(name="empty_groups_left_out", case="count_of_empty_groups", empty_groups=False),
 )

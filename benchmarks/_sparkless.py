@@ -92,13 +92,14 @@ class Sparkless:
             weights: of `sums(..., first=True)`.
             folder: empty.
         """
-        if self.recipe.first is None or self.calibration.first_threshold is None:
+        selecting = self.calibration.selecting
+        if self.recipe.first is None or selecting is None or selecting.first_threshold is None:
             return None
         stage = FirstRound(
             source=KeyedNoise(self.key),
             measurement=self.recipe.first,
             sigma=self.calibration.mechanism(self.recipe.first).distribution.scale,
-            threshold=self.calibration.first_threshold,
+            threshold=selecting.first_threshold,
             keys=len(self.signal.entity.keys),
         )
         pq.write_table(stage.table(pa.concat_tables(weights)), folder / "part-0.parquet")
@@ -116,8 +117,7 @@ class Sparkless:
         sums: Sequence[pa.Table],
         *,
         change: Callable[[Noising], Noising] = lambda noising: noising,
-        found: Found | None = None,
     ) -> pa.Table:
         """The released rows."""
-        noising = change(Noising.of(self.signal, self.recipe, self.calibration, KeyedNoise(self.key), found))
+        noising = change(Noising.of(self.signal, self.recipe, self.calibration, KeyedNoise(self.key)))
         return noising.table(pa.concat_tables(sums, promote_options="default"))

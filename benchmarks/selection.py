@@ -79,13 +79,14 @@ def keys_found(edges: pa.Table, l0: int, scheme: SelectionScheme, repeats: int) 
         salts, source = Salts(rows=key.salt("rows"), partitions=key.salt("partitions")), KeyedNoise(key)
         with tempfile.TemporaryDirectory(prefix="hedgerow-bench-") as folder:
             found = None
-            if recipe.first is not None and calibration.first_threshold is not None:
+            selecting = calibration.selecting
+            if recipe.first is not None and selecting is not None and selecting.first_threshold is not None:
                 bounds = bounds_of(signal, recipe, calibration, salts, first=True)
                 stage = FirstRound(
                     source=source,
                     measurement=recipe.first,
                     sigma=calibration.mechanism(recipe.first).distribution.scale,
-                    threshold=calibration.first_threshold,
+                    threshold=selecting.first_threshold,
                     keys=1,
                 )
                 early = stage.table(pa.Table.from_batches(list(bounded_sums(edges, bounds))))
@@ -93,7 +94,7 @@ def keys_found(edges: pa.Table, l0: int, scheme: SelectionScheme, repeats: int) 
                 found = Found(folder)
             bounds = bounds_of(signal, recipe, calibration, salts, found=found)
             sums = pa.Table.from_batches(list(bounded_sums(edges, bounds)))
-            counts.append(Noising.of(signal, recipe, calibration, source, found).table(sums).num_rows)
+            counts.append(Noising.of(signal, recipe, calibration, source).table(sums).num_rows)
     return mean(counts)
 
 

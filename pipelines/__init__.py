@@ -7,7 +7,8 @@ Reading guide
     measurements   the noisy sums behind a signal, and their sensitivities
     recipes        which sums a signal needs, and the columns that are released of them
     accounting     what noise proves in (epsilon, delta), tightly
-    calibration    from a budget to noise scales, threshold and loss
+    calibration    from a budget to noise scales and loss
+    thresholds     which keys a private selection releases
     plan           what a release would cost, before anything is read
     curves, bounding_choice   what `plan` draws and advises
     profile        how many partitions units have, released for `plan` to weigh bounds by

@@ -12,14 +12,6 @@ noise the sum is `sum_i a_i 2 (L1_i / epsilon_i)^2`, least for `epsilon_i` propo
 `ClipNorm` the shares set each measurement's scale in the norm: `s_i = row_l2_i / sqrt(share_i)`, so that a row of full
 size has norm 1, and `sigma_i = s_i l2 / sqrt(2 rho)` (pipelines.measurements).
 
-Selection. A key is released if its noisy unit count (or weight) reaches `threshold`. Let D' be D plus one unit (or with
-one unit's rows replaced). Keys that only D' has are at most L0, and each has exactly one unit. If there are t of them,
-each has at most `w_t`: 1 for a count, `1 / sqrt(t)` for a weight, `min(1, s l2 / sqrt(t))` for a count under ClipNorm.
-With `p_t = P[w_t + noise >= threshold]`, all of them stay hidden with probability `(1 - p_t)^t >= 1 - delta`; given
-that, the release on D' is post-processing of the same noisy sums over the keys of D, as it is on D. So the release is
-delta-approximate rho-zCDP (Wilson et al. 2020, section 4; Gopi et al. 2020 for weights; the argument holds for every
-noise).
-
 Tight accounting. A budget in (epsilon, delta) is met by the discrete Gaussian's own bound, not by way of zCDP: the
 noise is the least for which `released_delta` (pipelines.accounting: lattice theorem, and no split of delta between
 noise and selection where its theorem holds) stays below delta. The ledger is charged the rho of that noise.
@@ -35,7 +27,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal, localcontext
 
@@ -57,11 +49,11 @@ from pipelines.definitions import (
 from pipelines.measurements import WEIGHTS, Measure, MeasureKind
 from pipelines.noise import Distribution, discrete_gaussian, discrete_laplace, gaussian_tail_probability
 from pipelines.recipes import Output, Recipe
+from pipelines.thresholds import Selecting, one_round, two_rounds
 
-__all__ = ["TWO_SIDED_95", "Calibration", "Mechanism", "calibrate", "selection_threshold", "shares_of"]
+__all__ = ["TWO_SIDED_95", "Calibration", "Mechanism", "calibrate", "shares_of"]
 
 _SAMPLER_SHARE = 0.001
-_FIRST_DELTA = 0.25  # the first round's part of the selection's delta
 _LATE_WEIGHT = 0.01  # a number for operators, which may be rough
 _FEW_STEPS = 20  # noise of a smaller standard deviation is told in whole steps
 TWO_SIDED_95 = 1.959963984540054
@@ -96,8 +88,7 @@ class Calibration:
 
     Attributes:
         mechanisms: one for each measurement, in the recipe's order.
-        threshold: smallest noisy unit count, or weight in its grid steps, that is released; None for public partitions.
-        first_threshold: the same for a first round of selection; None: there is only one.
+        selecting: what decides which keys are released; None for public partitions.
         selection_delta: delta of the selection.
         sampler_delta: delta of the sampler's distance.
         loss: what the ledger is charged.
@@ -106,13 +97,17 @@ class Calibration:
     """
 
     mechanisms: tuple[Mechanism, ...]
-    threshold: int | None
-    first_threshold: int | None
+    selecting: Selecting | None
     selection_delta: Decimal
     sampler_delta: Decimal
     loss: PrivacyLoss
     epsilon: float
     epsilon_delta: float
+
+    @property
+    def threshold(self) -> int | None:
+        """Smallest noisy unit count, or weight in its grid steps, that is released; None for public partitions."""
+        return None if self.selecting is None else self.selecting.threshold
 
     @property
     def pure(self) -> bool:
@@ -139,9 +134,8 @@ class Calibration:
 
     @property
     def summed(self) -> tuple[Mechanism, ...]:
-        """The mechanisms of what is summed for each partition, in order; not a first round, nor late units."""
-        beside = (MeasureKind.LATE, MeasureKind.FIRST_WEIGHT)
-        return tuple(m for m in self.mechanisms if m.measure.kind not in beside)
+        """The mechanisms of what is summed for each partition, in order; not late units."""
+        return tuple(m for m in self.mechanisms if m.measure.kind is not MeasureKind.LATE)
 
     def mechanism(self, measurement: str) -> Mechanism:
         """The mechanism of a measurement."""
@@ -198,26 +192,12 @@ def calibrate(signal: Signal, recipe: Recipe, reporting_delta: float, composed_e
         )
     selection_delta = Decimal(str(selection))
     loss = PrivacyLoss(rho, selection_delta) + PrivacyLoss(Decimal(0), sampler_delta)
-    threshold = first_threshold = None
+    deciding = None
     if recipe.units is not None:
-        units = next(mechanism for mechanism in mechanisms if mechanism.measure.name == recipe.units)
-        most = units.measure.bounds.max_partitions or 1
-        try:
-            if recipe.first is None:
-                threshold = selection_threshold(units.distribution, most, selection, _weights(units.measure))
-            else:
-                # Whatever the first round found: t new keys that it did not are t of at least t open ones, so each has
-                # at most 1 / sqrt(t) in the second round too.
-                first = next(mechanism for mechanism in mechanisms if mechanism.measure.name == recipe.first)
-                early = selection * _FIRST_DELTA
-                first_threshold = selection_threshold(first.distribution, most, early, _weights(first.measure))
-                threshold = selection_threshold(units.distribution, most, selection - early, _weights(units.measure))
-        except ValueError as error:
-            raise DefinitionError(signal.identity, f"partitions: {error}; make it larger") from None
+        deciding = _selecting(signal, recipe, {m.measure.name: m for m in mechanisms}, selection)
     return Calibration(
         mechanisms=mechanisms,
-        threshold=threshold,
-        first_threshold=first_threshold,
+        selecting=deciding,
         selection_delta=selection_delta,
         sampler_delta=sampler_delta,
         loss=loss,
@@ -301,8 +281,10 @@ def shares_of(signal: Signal, recipe: Recipe) -> Mapping[str, float]:
         influence[recipe.units] += deciding.grid_step**2 * fewest
     if recipe.first is not None and recipe.units is not None and isinstance(signal.partitions, PrivateSelection):
         by = signal.partitions.by
-        odds = by.first / (1 - by.first) if isinstance(by, AdaptiveWeights) else 0.0
-        influence[recipe.first] += influence[recipe.units] * odds**2
+        part = by.first if isinstance(by, AdaptiveWeights) else 0.0
+        # Both rounds together take what one would: noise of the mean that decides is as if there were one.
+        influence[recipe.first] += influence[recipe.units] * part**2
+        influence[recipe.units] *= (1 - part) ** 2
     if recipe.late is not None:
         influence[recipe.late] += _LATE_WEIGHT
     pure = isinstance(signal.budget_per_release, PureDP)
@@ -324,56 +306,21 @@ def _rows_of(signal: Signal, recipe: Recipe, output: Output) -> int:
     return signal.bounds.max_rows_per_partition
 
 
-def selection_threshold(
-    noise: Distribution, most: int, delta: float, weight: Callable[[int], int] = lambda _: 1
-) -> int:
-    """Smallest integer T, up to a grid of t, with `1 - (1 - P[weight(t) + noise >= T])^t <= delta` for t up to `most`.
-
-    Args:
-        noise: of the unit count or weight.
-        most: most keys that one unit can add.
-        delta: allowed probability that any of them shows.
-        weight: most that a unit adds to each key, if it adds t; not increasing in t.
+def _selecting(signal: Signal, recipe: Recipe, mechanisms: Mapping[str, Mechanism], delta: float) -> Selecting:
+    """What decides which keys are released.
 
     Raises:
-        ValueError: the sampler's distance from the ideal alone could use up delta.
+        DefinitionError: delta is below what the sampler resolves.
     """
-    # Between two points of the grid the weight is at most that of the lower one and the keys at most the upper one.
-    edges = [1]
-    while edges[-1] < most:
-        edges.append(min(most, max(edges[-1] + 1, int(edges[-1] * 1.02))))
-    # A constant weight is worst for the most keys.
-    cells = [(weight(1), most)]
-    if weight(1) != weight(most):
-        cells = [(weight(1), 1), *((weight(a + 1), b) for a, b in itertools.pairwise(edges))]
-    allowed = [-math.expm1(math.log1p(-delta) / keys) for _, keys in cells]
-    if min(allowed) < 4 * noise.distance:
-        raise ValueError(f"delta {delta:g} is below what the sampler resolves ({4 * most * noise.distance:.0e})")
-
-    def hidden(threshold: int) -> bool:
-        return all(
-            gaussian_tail_probability(noise, threshold - each) <= limit
-            for (each, _), limit in zip(cells, allowed, strict=True)
-        )
-
-    low, high = 1, 2
-    while not hidden(high):
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if hidden(middle) else (middle, high)
-    return high
-
-
-def _weights(measure: Measure) -> Callable[[int], int]:
-    """Most that a unit adds to each of t keys, in grid steps, as the threshold needs it."""
-    one = round(1 / measure.grid_step)
-    if measure.kind in WEIGHTS:
-        return lambda keys: int(one / math.sqrt(keys)) + 1
-    if measure.clipped and isinstance(measure.bounds, ClipNorm):
-        norm = measure.clip_scale * measure.bounds.l2
-        return lambda keys: min(one, int(norm / math.sqrt(keys)) + 1)
-    return lambda _: one
+    assert recipe.units is not None
+    last = mechanisms[recipe.units]
+    try:
+        if recipe.first is None:
+            return one_round(last.measure, last.distribution, delta)
+        first = mechanisms[recipe.first]
+        return two_rounds(last.measure, first.distribution, last.distribution, delta)
+    except ValueError as error:
+        raise DefinitionError(signal.identity, f"partitions: {error}; make it larger") from None
 
 
 def _is_clipped(measure: Measure, signal: Signal) -> bool:

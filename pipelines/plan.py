@@ -224,15 +224,15 @@ def relative_error(output: Output, calibration: Calibration, units: int, budget:
 
 
 def _selected(signal: Signal, recipe: Recipe, calibration: Calibration) -> tuple[tuple[int, float], ...]:
-    if recipe.units is None or calibration.threshold is None:
+    selecting = calibration.selecting
+    if recipe.units is None or selecting is None:
         return ()
-    mechanism = calibration.mechanism(recipe.units)
-    stddev, step = mechanism.distribution.stddev, mechanism.measure.grid_step
+    measure = recipe.measure(recipe.units)
     # A unit of a weighted selection is taken to have as many keys as the bounds keep.
-    each = 1 / step
-    if mechanism.measure.kind in WEIGHTS and isinstance(signal.bounds, KeepRandom):
+    each = 1 / measure.grid_step
+    if measure.kind in WEIGHTS and isinstance(signal.bounds, KeepRandom):
         each /= math.sqrt(signal.bounds.max_partitions)
     return tuple(
-        (units, 0.5 * math.erfc((calibration.threshold - 0.5 - units * each) / (stddev * math.sqrt(2))))
+        (units, 0.5 * math.erfc((selecting.threshold - 0.5 - units * each) / (selecting.noise.stddev * math.sqrt(2))))
         for units in GROUP_SIZES
     )

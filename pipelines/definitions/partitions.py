@@ -160,8 +160,9 @@ class WeightedUnits:
 class AdaptiveWeights:
     """Selects by weight in two rounds: keys that the first one finds get no weight in the second.
 
-    Units that have frequent keys then spread their weight over their rare ones. It reads the data
-    twice. Proof in pipelines.engine.first_round.
+    Units that have frequent keys then spread their weight over their rare ones. What decides is the mean of both
+    rounds' noisy weights, so that the first one's budget is not lost to the second. It reads the data twice. Proof in
+    pipelines.thresholds.
 
     Attributes:
         max_keys: keys of one unit that are weighted; the rest is dropped at random.
@@ -169,7 +170,7 @@ class AdaptiveWeights:
     """
 
     max_keys: int = 1000
-    first: float = 0.1
+    first: float = 0.25
 
     def __post_init__(self) -> None:
         check_whole("AdaptiveWeights", "max_keys", self.max_keys, least=1, most=100_000)

@@ -16,7 +16,7 @@ from pipelines.measurements import TREE_FANOUT, WEIGHTS, MeasureKind
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Codes", "Indices", "Pairs", "Rows", "matrix_of", "summed"]
+__all__ = ["Codes", "Indices", "Pairs", "Rows", "Weights", "matrix_of", "summed"]
 
 Indices = NDArray[np.int64]
 _BATCH_CELLS = 2**22
@@ -124,13 +124,30 @@ class Pairs:
         return pair[starts], np.add.reduceat(matrix, starts, axis=0)
 
 
-def summed(
-    bounds: Bounds, pairs: Pairs, weights: tuple[Indices, NDArray[np.float64]], names: dict[str, pa.Array[Any]]
-) -> Iterator[pa.RecordBatch]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Selection weights of n (unit, key) pairs.
+
+    Attributes:
+        keys: dense key of each.
+        over_all: what its unit gives it, float64 `(n,)`; each unit's have norm 1.
+        over_open: the same over the keys that no first round found; 0 for those that it did.
+    """
+
+    keys: Indices
+    over_all: NDArray[np.float64]
+    over_open: NDArray[np.float64]
+
+    def of(self, kind: MeasureKind) -> NDArray[np.float64]:
+        """Those of a first round, or of the only or second one."""
+        return self.over_all if kind is MeasureKind.FIRST_WEIGHT else self.over_open
+
+
+def summed(bounds: Bounds, pairs: Pairs, weights: Weights, names: dict[str, pa.Array[Any]]) -> Iterator[pa.RecordBatch]:
     """The sums of every key that some unit keeps, in batches of bounded size."""
     import pyarrow as pa
 
-    keys, (weighted, shares) = pairs.rows.keys, weights
+    keys, weighted = pairs.rows.keys, weights.keys
     there = np.zeros(len(next(iter(names.values()))), dtype=np.bool_)
     there[keys] = there[weighted] = True
     present = np.flatnonzero(there)
@@ -140,7 +157,7 @@ def summed(
     arrays: list[Any] = []
     for one in bounds.sums:
         if one.kind in WEIGHTS:
-            each = np.floor(one.steps * shares).astype(np.int64)
+            each = np.floor(one.steps * weights.of(one.kind)).astype(np.int64)
             arrays.append(by_key(place[weighted], each, n))
         elif one.wide:
             arrays.append(_wide_sums(pairs, one, at, n, factors))

@@ -1,13 +1,7 @@
 """The first of two rounds of selection: which keys it found, so that the second spends no weight on them.
 
-Guarantee. The first round releases the keys S1 whose noisy weight reaches its threshold: delta_1-approximate
-rho_1-zCDP, as any weighted selection (pipelines.calibration). The second is the same mechanism on the units' weights
-spread anew over the keys outside S1, a function of the data and of S1. Whatever S1 is, a unit with j keys outside it
-gives each `1 / sqrt(j)`, which has norm 1 in all. Of the keys that nobody else has, those in S1 are released either
-way, and t others get `1 / sqrt(t)` each at most, for j is at least t. So both rounds together are
-(delta_1 + delta_2)-approximate (rho_1 + rho_2)-zCDP (adaptive composition, Bun and Steinke 2016, Lemma 8.3), and the
-released keys, S1 and those of the second round, are a function of both outputs. (Swanberg et al. 2023, DP-SIPS; the
-adaptivity of Chen et al. 2025 between rounds, not within one.)
+Its noisy weights count again in the second round (pipelines.thresholds, where the guarantee is proved): noise is a
+function of the key, so the second round, which sums the first one's weights again, meets the same draw.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.engine.bounds import Bounds, Salts, Sum
-from pipelines.engine.contributions import Codes, Indices, Pairs, Rows, matrix_of, summed
+from pipelines.engine.contributions import Codes, Indices, Pairs, Rows, Weights, matrix_of, summed
 from pipelines.engine.hashing import (
     Hashes,
     content_hashes,
@@ -199,16 +199,18 @@ def _content_ranks(codes: Indices, names: dict[str, pa.Array[Any]]) -> Indices:
 
 def _weights(
     rows: Rows, bounds: Bounds, position: Indices, counts: Indices, names: dict[str, pa.Array[Any]]
-) -> tuple[Indices, NDArray[np.float64]]:
-    """The keys that selection weights go to, one for each pair, and the weights: each unit's have norm 1."""
+) -> Weights:
+    """Selection weights: each unit's have norm 1, over all of its keys and over those that no first round found."""
     given = np.flatnonzero(position < bounds.max_weighted)
     keys = rows.keys[given]
+    over_all = 1 / np.sqrt(np.minimum(counts[given], bounds.max_weighted))
     if bounds.found is None:
-        return keys, 1 / np.sqrt(np.minimum(counts[given], bounds.max_weighted))
+        return Weights(keys=keys, over_all=over_all, over_open=over_all)
     open_keys = ~bounds.found.among(names)[keys]
     units = rows.units[given]
     shares = np.bincount(units, open_keys)[units]
-    return keys, np.where(open_keys, 1 / np.sqrt(np.maximum(shares, 1)), 0.0)
+    over_open = np.where(open_keys, 1 / np.sqrt(np.maximum(shares, 1)), 0.0)
+    return Weights(keys=keys, over_all=over_all, over_open=over_open)
 
 
 def _restricted(rows: Rows, kept: Indices) -> Rows:

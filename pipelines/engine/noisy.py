@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from pipelines.calibration import Calibration
 from pipelines.definitions import Signal
 from pipelines.engine.blocks import blocks_of
-from pipelines.engine.first_round import Found
 from pipelines.engine.outputs import Released, tree_levels
 from pipelines.engine.sums import int_matrix, merged_sums
 from pipelines.measurements import Measure
 from pipelines.noise import BLOCK_BYTES, Distribution, NoiseSource, discrete_gaussian, discrete_laplace
 from pipelines.recipes import Recipe
+from pipelines.thresholds import Selecting
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,8 +52,8 @@ class Noising:
         released: how columns are computed.
         keys: the released names of the keys.
         units: position of the measurement that selects, or None.
-        threshold: smallest noisy value of it that is released.
-        found: keys that a first round found already, or None.
+        first: position of the first round's, or None.
+        selecting: what decides which keys are released, or None.
     """
 
     source: NoiseSource
@@ -61,18 +61,11 @@ class Noising:
     released: Released
     keys: tuple[str, ...]
     units: int | None
-    threshold: int | None
-    found: Found | None = None
+    first: int | None
+    selecting: Selecting | None
 
     @classmethod
-    def of(
-        cls,
-        signal: Signal,
-        recipe: Recipe,
-        calibration: Calibration,
-        source: NoiseSource,
-        found: Found | None = None,
-    ) -> Noising:
+    def of(cls, signal: Signal, recipe: Recipe, calibration: Calibration, source: NoiseSource) -> Noising:
         """For a signal."""
         names = [mechanism.measure.name for mechanism in calibration.summed]
         return cls(
@@ -84,8 +77,8 @@ class Noising:
             released=Released.of(recipe, calibration),
             keys=signal.entity.keys,
             units=None if recipe.units is None else names.index(recipe.units),
-            threshold=calibration.threshold,
-            found=found,
+            first=None if recipe.first is None else names.index(recipe.first),
+            selecting=calibration.selecting,
         )
 
     def table(self, sums: pa.Table) -> pa.Table:
@@ -103,10 +96,9 @@ class Noising:
             noise.measure.name: self._noisy(noise, int_matrix(exact.column(f"__m{i}")), blocks)
             for i, noise in enumerate(self.noises)
         }
-        if self.units is not None and self.threshold is not None:
-            selected = noisy[self.noises[self.units].measure.name] >= self.threshold
-            if self.found is not None:
-                selected |= self.found.among({label: exact.column(label) for label in labels})
+        if self.units is not None and self.selecting is not None:
+            first = None if self.first is None else noisy[self.noises[self.first].measure.name]
+            selected = self.selecting.selects(noisy[self.noises[self.units].measure.name], first)
             exact = exact.select(labels).filter(pa.array(selected))
             noisy = {name: values[selected] for name, values in noisy.items()}
         columns: dict[str, Any] = {key: exact.column(label) for key, label in zip(self.keys, labels, strict=True)}

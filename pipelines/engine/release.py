@@ -61,12 +61,12 @@ class Sums:
         engine = self.engine
         plan, inputs = engine.plan, engine.inputs
         with ExitStack() as used:
-            exact, told, found = self.exact, self.told, None
+            exact, told = self.exact, self.told
             if plan.recipe.first is not None:
                 found = self._first_round(source)
                 exact = used.enter_context(engine.bounded(self.exact.spark, found=found))
                 told = exact.computed()
-            noising = Noising.of(plan.signal, plan.recipe, plan.calibration, source, found)
+            noising = Noising.of(plan.signal, plan.recipe, plan.calibration, source)
             writing = Writing.of(plan, inputs, exact, noising, engine.steps, folder, files)
             written = writing.write(exact, told.sums + inputs.public_keys(plan.signal))
         if not written:
@@ -77,7 +77,8 @@ class Sums:
     def _first_round(self, source: NoiseSource) -> Found:
         """Finds keys by the first round's weights; they are output, so the second round may read them."""
         plan, folder = self.engine.plan, self.engine.found
-        if folder is None or plan.recipe.first is None or plan.calibration.first_threshold is None:
+        threshold = None if plan.calibration.selecting is None else plan.calibration.selecting.first_threshold
+        if folder is None or plan.recipe.first is None or threshold is None:
             raise EngineError(f"{plan.signal.identity}: two rounds of selection need a folder for the first one's keys")
         mechanism = plan.calibration.mechanism(plan.recipe.first)
         keys = tuple(f"__k{i}" for i in range(len(plan.signal.entity.keys)))
@@ -85,7 +86,7 @@ class Sums:
             source=source,
             measurement=plan.recipe.first,
             sigma=mechanism.distribution.scale,
-            threshold=plan.calibration.first_threshold,
+            threshold=threshold,
             keys=len(keys),
         )
         write_found(self.exact, stage, folder, key_schema(self.engine.inputs, keys))

@@ -53,7 +53,7 @@ from pipelines import (
     Window,
 )
 from pipelines.engine import writing
-from pipelines.engine.inputs import open_inputs
+from pipelines.engine.inputs import check_footers, open_inputs
 from pipelines.engine.kernel import Salts
 from pipelines.engine.kernel import Sum as KernelSum
 from pipelines.engine.noisy import Noising
@@ -193,6 +193,7 @@ def sums(signal: Signal, settings: Settings, scratch: Path | None = None) -> Ite
     """The engine's exact sums for the first week."""
     plan = plan_signal(signal, settings)
     inputs = open_inputs(signal, plan.recipe, settings.root)
+    check_footers(signal, inputs)
     engine = Engine(plan=plan, inputs=inputs, span=SPAN, salts=SALTS, scratch=scratch)
     with engine.sums(spark_context(settings.spark)) as found:
         yield found
@@ -555,7 +556,7 @@ def test_steps_see_all_children_of_a_parent_however_many_tasks_there_are(
 
 
 def test_the_second_round_of_selection_adds_to_what_the_first_one_found(settings: Settings, tmp_path: Path) -> None:
-    """Without noise: what reaches the first threshold, and what reaches the second by weights spread over the rest."""
+    """Without noise: what reaches the first threshold, or reaches the second by the mean of both rounds' weights."""
     signal = a_signal(
         bounds=KeepRandom(max_partitions=12, max_rows_per_partition=1),
         partitions=PrivateSelection(delta=1e-7, by=AdaptiveWeights(max_keys=12, first=0.1)),
@@ -566,9 +567,9 @@ def test_the_second_round_of_selection_adds_to_what_the_first_one_found(settings
     engine = Engine(plan=plan, inputs=inputs, span=SPAN, salts=SALTS, found=tmp_path / "found")
     with engine.sums(spark_context(settings.spark)) as sums_:
         got = {row["item_id"] for row in released_table(sums_, ZeroNoise()).to_pylist()}
-    first, second = plan.calibration.first_threshold, plan.calibration.threshold
-    assert first is not None
-    assert second is not None
+    selecting = plan.calibration.selecting
+    assert selecting is not None
+    assert selecting.first_threshold is not None
     start, end = SPAN.start.timestamp(), SPAN.end.timestamp()
     edges = {(row["user_id"], row["item_id"]) for row in rows_of(make_events()) if start <= row["ts"] < end}
 
@@ -579,9 +580,12 @@ def test_the_second_round_of_selection_adds_to_what_the_first_one_found(settings
             weights[item] += degrees[user] ** -0.5
         return weights
 
-    early = {item for item, weight in weights(edges).items() if weight * 2**20 >= first}
+    everywhere = weights(edges)
+    early = {item for item, weight in everywhere.items() if weight * 2**20 >= selecting.first_threshold}
     rest = weights({edge for edge in edges if edge[1] not in early})
-    late = {item for item, weight in rest.items() if weight * 2**20 >= second}
+    part, other = (one / sum(selecting.parts) for one in selecting.parts)
+    mean = {item: part * everywhere[item] + other * weight for item, weight in rest.items()}
+    late = {item for item, weight in mean.items() if weight * 2**20 >= selecting.threshold}
     by_file = {
         key for file in (tmp_path / "found").glob("*.parquet") for key in pq.read_table(file)["__k0"].to_pylist()
     }

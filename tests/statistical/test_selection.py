@@ -19,10 +19,11 @@ from scipy import stats
 
 from benchmarks._sparkless import Sparkless
 from pipelines import ZCDP, CountDistinct, KeepRandom, PrivateSelection, Signal
-from pipelines.calibration import calibrate, selection_threshold
+from pipelines.calibration import calibrate
 from pipelines.definitions import AdaptiveWeights, WeightedUnits
 from pipelines.noise import discrete_gaussian
 from pipelines.recipes import recipe_of
+from pipelines.thresholds import selection_threshold
 from tests.statistical.exact import FALSE_ALARM, KEY, draw, gaussian_tail
 from tests.support.projects import SPAN, a_signal
 
@@ -134,7 +135,7 @@ def run_engine(signal: Signal, keys_of_a_unit: int) -> tuple[Sparkless, NDArray[
         found = None
         if recipe.first is not None:
             found = engine.first_round(engine.sums(events, end=end, first=True), Path(folder))
-        released = engine.released(engine.sums(events, end=end, found=found), found=found)
+        released = engine.released(engine.sums(events, end=end, found=found))
     shown = released.column("item_id").to_numpy()
     # One key of each group: keys of one group share their units, and are not independent under sampling.
     shown = shown[shown % keys_of_a_unit == 0] // keys_of_a_unit
@@ -146,16 +147,23 @@ def shown_chances(
 ) -> NDArray[np.float64]:
     """In theory: the kept units are binomial, each weighs `step`, and the noise is the discrete Gaussian.
 
-    Of two rounds either may show a key, and units with one key give it the same weight in both.
+    Of two rounds either the first or the mean of both shows a key; units with one key give it the same weight in both.
     """
     calibration, recipe = engine.calibration, engine.recipe
-    rounds = ((recipe.first, calibration.first_threshold), (recipe.units, calibration.threshold))
-    hidden = np.ones(50)
-    for measurement, threshold in rounds:
-        if measurement is not None and threshold is not None:
-            sigma = calibration.mechanism(measurement).distribution.scale * scale
-            hidden *= 1 - round_chances(sigma, threshold + later, sampled, step)
-    return 1 - hidden
+    selecting = calibration.selecting
+    assert selecting is not None
+    last = calibration.mechanism(str(recipe.units)).distribution.scale * scale
+    if recipe.first is None or selecting.first_threshold is None:
+        return round_chances(last, selecting.threshold + later, sampled, step)
+    sigma = calibration.mechanism(recipe.first).distribution.scale * scale
+    part, other = (one / sum(selecting.parts) for one in selecting.parts)
+    chances = []
+    for weight in SIZES * step:
+        noise = np.linspace(-12, min(12.0, (selecting.first_threshold + later - weight) / sigma), 20_001)
+        needed = (selecting.threshold + later - weight - part * sigma * noise) / other
+        missed_first = np.trapezoid(stats.norm.pdf(noise) * stats.norm.sf(needed / last), noise)
+        chances.append(missed_first + stats.norm.sf(noise[-1]))
+    return np.array(chances)
 
 
 def round_chances(sigma: float, threshold: int, sampled: float, step: int) -> NDArray[np.float64]:
