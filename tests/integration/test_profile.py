@@ -16,7 +16,8 @@ import pytest
 
 import hedgerow
 from governance.errors import BudgetExceeded, ConfigError, DefinitionError, NullValue
-from governance.ledger import Ledger
+from governance.ledger import Ledger, Request
+from governance.privacy import PrivacyLoss
 from governance.release import ReleaseStore
 from governance.settings import Settings, load_settings
 from pipelines import (
@@ -36,7 +37,8 @@ from pipelines.plan import plan_signal
 from pipelines.profile import STEPS, profile, profile_of, profile_signal
 from pipelines.project import load_project
 from pipelines.results import Outcome
-from pipelines.windows import Starting
+from pipelines.run import run
+from pipelines.windows import Newest, Starting
 from tests.e2e.test_crash import PROJECT, SIGNAL
 from tests.support.projects import (
     ITEMS,
@@ -73,7 +75,7 @@ def plain_profile(signal: Signal, rows: list[dict[str, Any]]) -> Counter[int]:
         if signal.privacy_unit.per is not None:
             unit = (*unit, row["ts"] // 86400)
         if SPAN.start.timestamp() <= row["ts"] < SPAN.end.timestamp():
-            of_row = GENRES[row["item_id"]] if signal.joins else [row["item_id"]]
+            of_row: list[Any] = GENRES[row["item_id"]] if signal.joins else [row["item_id"]]
             if isinstance(signal.partitions, PublicPartitions):
                 of_row = [key for key in of_row if key < 9]
             keys.setdefault(unit, set()).update(of_row)
@@ -201,6 +203,45 @@ def test_what_cannot_be_paid_for_or_used_reads_nothing_or_costs_nothing(
     assert not ReleaseStore(project.releases_dir).ids()
 
 
+def test_events_are_read_once_the_loss_is_reserved(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, held = module._write_units, []
+
+    def noting(*arguments: Any) -> None:
+        with Ledger(project.ledger_path) as ledger:
+            held.append(ledger.balances()[0].held.rho)
+        write(*arguments)
+
+    monkeypatch.setattr(module, "_write_units", noting)
+    profile(project, "weekly", rho=0.05)
+    assert held == [Decimal("0.05")]
+
+
+def test_what_a_killed_profile_held_is_given_back_first(project: Settings) -> None:
+    account = project.accounts[0]
+    with Ledger(project.ledger_path) as ledger:
+        subject, loss = "weekly_profile/v1/2025-11-17", PrivacyLoss.of("0.99", "0")
+        ledger.reserve_all((Request(run_id="killed", account=account, subject=subject, loss=loss),))
+    assert profile(project, "weekly", rho=0.05).result.outcome is Outcome.RELEASED
+    assert spent(project) == Decimal("0.05")
+
+
+def test_an_account_that_renews_pays_by_the_window_s_own_period(project: Settings) -> None:
+    """That the newest period is used up is nothing to the one before; and it is said of the one that is."""
+    weekly = PROJECT.replace('unit = "user_id"', 'unit = "user_id/week"\nrenews_days = 7').replace('"1.0"', '"0.05"')
+    (project.root / "hedgerow.toml").write_text(weekly, encoding="utf-8")
+    of_weeks = SIGNAL.replace("import timedelta", "import UTC, datetime, timedelta")
+    of_weeks = of_weeks.replace("days=7))", "days=7), origin=datetime(2025, 11, 6, tzinfo=UTC))")
+    write_definition(
+        project.root, of_weeks.replace('PrivacyUnit("user_id")', 'PrivacyUnit("user_id", per=timedelta(days=7))')
+    )
+    settings = load_settings(project.root)
+    for day in (13, 6):
+        window = Starting((START.date().replace(day=day),))
+        assert profile(settings, "weekly", rho=0.05, windows=window).result.outcome is Outcome.RELEASED
+    with pytest.raises(BudgetExceeded):
+        profile(settings, "weekly", rho=0.04, windows=window)
+
+
 def test_a_window_without_events_is_released_as_any_other(project: Settings) -> None:
     """A refusal would tell that nobody was there."""
     events = make_events(events=200)
@@ -213,6 +254,7 @@ def test_a_window_without_events_is_released_as_any_other(project: Settings) -> 
 
 
 def test_the_command_writes_what_a_definition_can_import(project: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    [before] = run(project, windows=Starting(((START + timedelta(days=7)).date(),)))
     with pytest.raises(SystemExit) as left:
         hedgerow.main(["profile", "weekly", "--rho", "0.05", "--project", str(project.root), "--json"])
     assert not left.value.code
@@ -223,6 +265,9 @@ def test_the_command_writes_what_a_definition_can_import(project: Settings, capf
     assert signal.profile is not None
     assert [list(pair) for pair in signal.profile.partitions] == told["profile"]["partitions"]
     assert told["release_id"] in signal.profile.origin
+    present, new = run(project, windows=Newest(2))
+    assert (present.outcome, new.outcome) == (Outcome.PRESENT, Outcome.RELEASED), "it is the same signal as before"
+    assert new.manifest.signal.definition_sha256 == before.manifest.signal.definition_sha256
     choices = compare_bounds(plan_signal(signal, project), signal.profile)
     assert len(choices) == 3
     assert any(choice.bias > 0.1 for choice in choices), "most people have more than three items"
