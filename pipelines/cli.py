@@ -24,7 +24,7 @@ from governance.settings import Account, Settings, load_settings
 from pipelines.bounding_choice import compare_bounds
 from pipelines.compiled import definition_sha256
 from pipelines.curves import TYPICAL_GROUP, budget_curves, draw, group_curves
-from pipelines.definitions import Bounding, ClipNorm, ContentEmbedding, Signal
+from pipelines.definitions import Bounding, ClipNorm, ContentEmbedding, CountDistinct, Signal
 from pipelines.plan import GROUP_SIZES, SignalPlan, plan_signal
 from pipelines.policy import decide_definition
 from pipelines.project import load_project
@@ -95,7 +95,8 @@ def explained(one: SignalPlan) -> dict[str, object]:
             for name, curves in (("rho", budget_curves(one)), ("group_size", group_curves(one)))
         },
         "bounding": [
-            {"bounds": asdict(c.bounds), "bias": c.bias, "noise": c.noise, "error": c.error, "given": c.given}
+            {"bounds": asdict(c.bounds)}
+            | {"column": c.column, "bias": c.bias, "noise": c.noise, "error": c.error, "given": c.given}
             for c in (compare_bounds(one, profile) if profile is not None else ())
         ],
     }
@@ -169,11 +170,16 @@ def _drawn(one: SignalPlan) -> list[Text | Table]:
         drawn.append(Text(f"Relative error over group size\n{over_groups}", style="dim"))
     profile = one.signal.profile
     if profile is not None:
-        title = f"Bounds by expected error of a count of {TYPICAL_GROUP:,} ({profile.origin})"
+        choices, each = compare_bounds(one, profile), profile.rows_per_partition
+        of = f"{unit}s" if isinstance(one.signal.aggregates.get(choices[0].column), CountDistinct) else "rows"
+        title = (
+            f"Bounds by expected error of {choices[0].column} over {TYPICAL_GROUP:,} {of}, where a {unit} has "
+            f"{each:,} row{'s' if each > 1 else ''} of a key ({profile.origin})"
+        )
         table = Table(box=SIMPLE, pad_edge=False, title=title, title_justify="left", title_style="dim")
         for heading in ("bounds", "lost", "noise", "error", ""):
             table.add_column(heading, justify="left" if heading in ("bounds", "") else "right")
-        for place, choice in enumerate(compare_bounds(one, profile)):
+        for place, choice in enumerate(choices):
             said = " ".join(word for word, true in (("best", place == 0), ("given", choice.given)) if true)
             table.add_row(
                 _short(choice.bounds), _percent(choice.bias), _percent(choice.noise), _percent(choice.error), said
@@ -184,7 +190,8 @@ def _drawn(one: SignalPlan) -> list[Text | Table]:
 
 def _short(bounds: Bounding) -> str:
     if isinstance(bounds, ClipNorm):
-        return f"ClipNorm(l2={bounds.l2:g})"
+        most = "" if bounds.max_partitions is None else f" of {bounds.max_partitions:,} kept"
+        return f"ClipNorm(l2={bounds.l2:g}{most})"
     return f"KeepRandom({bounds.max_partitions} x {bounds.max_rows_per_partition})"
 
 

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from governance.errors import DefinitionError
-from pipelines import ClipNorm, ContributionProfile, Count, Interval, KeepRandom, Mean, PublicPartitions
+from pipelines import (
+    ZCDP,
+    ClipNorm,
+    ContributionProfile,
+    Count,
+    CountDistinct,
+    Interval,
+    KeepRandom,
+    Mean,
+    PublicPartitions,
+    PureDP,
+)
 from pipelines.bounding_choice import compare_bounds
+from pipelines.cli import balances_of, render_plan
 from pipelines.curves import BUDGETS, budget_curves, draw, group_curves
 from pipelines.plan import SignalPlan, plan_signal
 from tests.support.projects import a_signal, engine_settings
@@ -74,6 +89,53 @@ def test_what_bounds_lose_is_counted(tmp_path: Path) -> None:
     clipped = a_plan(tmp_path, bounds=ClipNorm(l2=1.0))
     own = next(c for c in compare_bounds(clipped, profile) if c.given)
     assert own.bias == pytest.approx(1 - (1 + 4 / math.sqrt(4)) / 5)
+
+
+@pytest.mark.parametrize("rows", [1, 10])
+def test_noise_is_what_the_plan_of_these_bounds_says(tmp_path: Path, rows: int) -> None:
+    """`KeepRandom(4, 10)` at rho 0.01 has noise of 141, which of 1,000 is 0.141; a unit count under it has 14."""
+    bounds = KeepRandom(max_partitions=4, max_rows_per_partition=rows)
+    profile = ContributionProfile(partitions=((1, 0.5), (4, 0.5)), origin="test")
+    for aggregates, expected in (
+        ({"n": Count()}, rows * 0.01414),
+        ({"u": CountDistinct()}, 0.01414),
+        ({"u": CountDistinct(), "n": Count()}, None),
+    ):
+        plan = a_plan(tmp_path, aggregates=aggregates, bounds=bounds, budget_per_release=ZCDP(0.01))
+        choices = compare_bounds(plan, profile)
+        noisiest = max(mechanism.noise_stddev for mechanism in plan.calibration.mechanisms)
+        given = next(choice for choice in choices if choice.given)
+        assert given.noise == pytest.approx(noisiest / 1000)
+        assert expected is None or given.noise == pytest.approx(expected, rel=1e-3)
+        for choice in choices:
+            other = plan_signal(replace(plan.signal, bounds=choice.bounds), engine_settings(tmp_path))
+            output = next(output for output in other.recipe.outputs if output.name == choice.column)
+            assert choice.noise == pytest.approx(other.calibration.stddev(output) / 1000)
+
+
+def test_pure_privacy_needs_noise_by_all_partitions_and_cannot_clip(tmp_path: Path) -> None:
+    profile = ContributionProfile(partitions=((200, 1.0),), origin="test")
+    noise = {}
+    for most in (4, 16):
+        bounds = KeepRandom(max_partitions=most, max_rows_per_partition=1)
+        choices = compare_bounds(a_plan(tmp_path, bounds=bounds, budget_per_release=PureDP(1.0)), profile)
+        assert all(isinstance(choice.bounds, KeepRandom) for choice in choices)
+        noise[most] = next(choice.noise for choice in choices if choice.given)
+    assert noise[16] == pytest.approx(4 * noise[4], rel=0.01)
+
+
+def test_other_bounds_could_be_written_down_as_they_are_told(tmp_path: Path) -> None:
+    """With private selection ClipNorm needs a number of partitions, which cuts nothing here."""
+    profile = ContributionProfile(partitions=((1, 0.5), (90, 0.5)), origin="test")
+    plan = plan_signal(a_signal(profile=profile), engine_settings(tmp_path))
+    clipped = next(c for c in compare_bounds(plan, profile) if isinstance(c.bounds, ClipNorm))
+    assert clipped.bounds.max_partitions == 90
+    printed = Console(width=200, file=StringIO())
+    printed.print(render_plan(plan, balances_of(engine_settings(tmp_path), (plan.account,))[plan.account.name]))
+    assert isinstance(printed.file, StringIO)
+    text = " ".join(printed.file.getvalue().split())
+    assert "Bounds by expected error of users over 1,000 rows, where a user_id has 1 row of a key (test)" in text
+    assert f"ClipNorm(l2={clipped.bounds.l2:g} of 90 kept)" in text
 
 
 def test_a_profile_says_where_it_comes_from_and_adds_up() -> None:
