@@ -2,13 +2,17 @@
 
 Checks come before any noise. They are refusals, not repairs: a null unit id, a null key, a null or non-finite value
 in the window stops the run with a typed error, and the reservation is given back. That such a row exists is one bit
-about the data which the operator, and nobody else, gets to see; docs/privacy-promise.md states it.
+about the data which the operator, and nobody else, gets to see; docs/privacy-promise.md states it. What lies outside of
+the window is no matter, the event time aside, without which nobody knows the window.
+
+A public table must have no null where it is used, neither in its keys and facts nor in their lists, whether or not an
+event would meet it: so what a run says of it depends on nobody's events.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from governance.errors import ColumnTypeError, DefinitionError, NullValue
 from pipelines.definitions import PublicColumn, PublicPartitions, PublicTable, ReleasedColumn, Signal
+from pipelines.definitions.partitions import PublicValue
 from pipelines.engine.places import Place, private_as_public
 from pipelines.engine.rows import Facts, Problem, RowPlan, Values
 from pipelines.engine.tables import Table, kind_of, open_table
@@ -72,7 +77,9 @@ def open_inputs(signal: Signal, recipe: Recipe, root: Path, released: Mapping[st
 
     Raises:
         InputMissing, EmptyInput, ColumnMissing, ColumnTypeError: the input is not as the definition says.
-        DefinitionError: a join adds a column that the events have already.
+        NullValue: a public table has nulls where it is used.
+        DefinitionError: a join adds a column that the events have already, private events are called public, or public
+            values are of another kind than the data.
     """
     events = open_table(root, signal.source.table)
     joined = tuple(_public(signal, root, join.table) for join in signal.joins)
@@ -87,8 +94,11 @@ def open_inputs(signal: Signal, recipe: Recipe, root: Path, released: Mapping[st
     values = {c.column: origin.get(c.column, events) for c in recipe.codes if c.column is not None}
     for code in recipe.codes:
         if code.column is not None:
-            roles = {CodeKind.VECTOR: "list", CodeKind.CANDIDATE: "key"}
+            roles = {CodeKind.VECTOR: "vector", CodeKind.CANDIDATE: "key"}
             values[code.column].require(code.column, roles.get(code.kind, "value"), element=code.column in exploded)
+        if code.column is not None and code.candidates:
+            found = _row_type(code.column, values[code.column], exploded)
+            _check_literals(signal, f"aggregates: the candidates of {code.column!r}", code.candidates, found)
     if signal.source.arrival is not None:
         events.require(signal.source.arrival, "time")
     read = (
@@ -106,9 +116,10 @@ def open_inputs(signal: Signal, recipe: Recipe, root: Path, released: Mapping[st
         domains=_domains(signal, root, released or {}),
         event_columns=tuple(dict.fromkeys(read)),
         values=values,
-        key_kinds={key: kind_of(_key_type(key, origin.get(key, events), exploded)) for key in signal.entity.keys},
+        key_kinds={key: kind_of(_row_type(key, origin.get(key, events), exploded)) for key in signal.entity.keys},
     )
     _check_domain_kinds(signal, inputs, origin, exploded)
+    _check_public_nulls(signal, inputs)
     return inputs
 
 
@@ -173,40 +184,70 @@ def _check_domain_kinds(
         return
     for key, domain in signal.partitions.domains.items():
         table = origin.get(key, inputs.events)
-        found = _key_type(key, table, exploded)
+        found = _row_type(key, table, exploded)
         if isinstance(domain, PublicColumn | ReleasedColumn):
             public = inputs.domains[key]
             if public.kind(domain.column) != kind_of(found):
                 both = f"{public.type_of(domain.column)} here, but {key!r} is {found} in {table.name}"
                 raise ColumnTypeError(public.name, domain.column, both, "the same kind in both")
-        elif _LITERAL_KINDS[type(domain[0])] != kind_of(found):
-            raise DefinitionError(
-                signal.identity,
-                f"partitions: the domain of {key!r} is of {type(domain[0]).__name__}, but the data has {found}",
-            )
+        else:
+            _check_literals(signal, f"partitions: the values of {key!r}", domain, found)
 
 
-def _key_type(key: str, table: Table, exploded: set[str | None]) -> pa.DataType:
-    return table.element_type(key) if key in exploded else table.type_of(key)
+def _row_type(column: str, table: Table, exploded: set[str | None]) -> pa.DataType:
+    """The type of a column once lists have given a row for each element."""
+    return table.element_type(column) if column in exploded else table.type_of(column)
+
+
+def _check_literals(signal: Signal, what: str, values: tuple[PublicValue, ...], found: pa.DataType) -> None:
+    """Compares the kind of values that a definition gives with the data's.
+
+    Raises:
+        DefinitionError: another kind, which nothing could ever equal.
+    """
+    if _LITERAL_KINDS[type(values[0])] != kind_of(found):
+        raise DefinitionError(
+            signal.identity,
+            f"{what} are of {type(values[0]).__name__}, but the data has {found}; give them as the data has",
+        )
 
 
 _LITERAL_KINDS = {int: "integer", str: "text", date: "date"}
 
 
-def check_footers(signal: Signal, inputs: SignalInputs) -> None:
-    """Looks for nulls where the parquet footers tell them: no row is read.
+def _check_public_nulls(signal: Signal, inputs: SignalInputs) -> None:
+    """Refuses nulls in public tables: a join or a set of keys would leave them out without a word.
 
     Raises:
-        NullValue: a footer says that there are some.
+        NullValue: there are some in a column that is used.
     """
-    for table, roles in _roles(signal, inputs):
-        for column, role in roles.items():
-            if column in table.with_nulls:
-                raise NullValue(table.name, column, role)
+    used = {*signal.entity.keys, *inputs.values}
+    for join, table in zip(signal.joins, inputs.joined, strict=True):
+        table.require_no_nulls(join.on, "join key")
+        for column in join.columns:
+            if column == join.explode:
+                table.require_no_nulls(column, "public lists and what is in them")
+            elif column in used:
+                table.require_no_nulls(column, "public fact")
+    if isinstance(signal.partitions, PublicPartitions):
+        for key, table in inputs.domains.items():
+            domain = signal.partitions.domains[key]
+            if isinstance(domain, PublicColumn):
+                table.require_no_nulls(domain.column, "public key")
 
 
-def _roles(signal: Signal, inputs: SignalInputs) -> Iterator[tuple[Table, dict[str, str]]]:
-    """Each table with its columns and what they are for; lists are left out, for their elements count."""
+def check_footers(signal: Signal, inputs: SignalInputs) -> None:
+    """Looks for nulls that would stop every window, where the parquet footers tell them: no row is read.
+
+    Raises:
+        NullValue: a footer says that some event has no time.
+    """
+    if signal.source.timestamp in inputs.events.with_nulls:
+        raise NullValue(inputs.events.name, signal.source.timestamp, _roles(signal, inputs)[signal.source.timestamp])
+
+
+def _roles(signal: Signal, inputs: SignalInputs) -> dict[str, str]:
+    """The columns that are read of the events, and what they are for."""
     roles = dict.fromkeys(inputs.event_columns, "value")
     roles |= {join.on: "join key" for join in signal.joins}
     roles |= {key: "key" for key in signal.entity.keys if key in roles}
@@ -214,21 +255,16 @@ def _roles(signal: Signal, inputs: SignalInputs) -> Iterator[tuple[Table, dict[s
     roles[signal.source.timestamp] = "event time"
     if signal.source.arrival is not None:
         roles[signal.source.arrival] = "arrival time"
-    yield inputs.events, roles
-    needed = {*signal.entity.keys, *inputs.values} - {join.explode for join in signal.joins}
-    for join, table in zip(signal.joins, inputs.joined, strict=True):
-        used = {column: "public fact" for column in join.columns if column in needed}
-        yield table, {join.on: "join key", **used}
+    return roles
 
 
 def row_plan(signal: Signal, recipe: Recipe, inputs: SignalInputs, span: Span) -> RowPlan:
     """How rows of a window are made; public facts only."""
     unit, source = signal.privacy_unit, signal.source
     problems = [
-        Problem("null", table.name, column, role)
-        for table, roles in _roles(signal, inputs)
-        for column, role in roles.items()
-        if column not in table.without_nulls
+        Problem("null", inputs.events.name, column, role)
+        for column, role in _roles(signal, inputs).items()
+        if column not in inputs.events.without_nulls
     ]
     exploded = {join.explode for join in signal.joins}
     for code in recipe.codes:
@@ -257,7 +293,6 @@ def row_plan(signal: Signal, recipe: Recipe, inputs: SignalInputs, span: Span) -
         codes=recipe.codes,
         facts=tuple(
             Facts(
-                name=table.name,
                 files=tuple(str(file) for file in table.files),
                 on=join.on,
                 columns=join.columns,

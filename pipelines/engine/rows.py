@@ -5,7 +5,7 @@ public domains (so that a unit's bounds are not spent on what is never released)
 So it commutes with taking a unit's rows away, and bounding comes after it.
 
 A null or a number that is not finite where the engine cannot use it is a problem, reported by its position in
-`RowPlan.problems`: no row, value or count goes with it.
+`RowPlan.problems`: no row, value or count goes with it. Public tables have no nulls: inputs.py has seen to it.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ class Values:
     files: tuple[str, ...] = ()
     column: str = ""
 
-    def load(self, kind: pa.DataType) -> pa.Array[Any]:
-        """The values in the type of the column they are compared with."""
+    def load(self) -> pa.Array[Any]:
+        """The values as int64, string or date32, however narrow the column is that they are compared with."""
         import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
         if not self.files:
             given: Any = list(self.given)
-            listed: pa.Array[Any] = pa.array(given).cast(kind)
+            listed: pa.Array[Any] = pa.array(given)
             return listed
-        parts = [pq.read_table(file, columns=[self.column]).column(0) for file in self.files]
+        parts = [pq.read_table(file, columns=[self.column]).column(self.column) for file in self.files]
         chunks = [chunk for part in parts for chunk in part.chunks]
-        values: Any = pa.chunked_array(chunks, parts[0].type).cast(kind)
-        distinct: pa.Array[Any] = pc.drop_null(pc.unique(values))
+        values: Any = plain(pa.chunked_array(chunks, parts[0].type))
+        distinct: pa.Array[Any] = pc.unique(values)
         return distinct
 
 
@@ -75,14 +75,12 @@ class Facts:
     """A public table to join: read whole by each worker.
 
     Attributes:
-        name: for messages.
         files: parquet files that every worker can read.
         on: column of both.
         columns: columns to add.
         explode: one of them that holds lists, or None.
     """
 
-    name: str
     files: tuple[str, ...]
     on: str
     columns: tuple[str, ...]
@@ -154,7 +152,7 @@ def rows_of(chunks: Iterator[tuple[pa.Table, bool]], plan: RowPlan) -> Iterator[
         One result for each chunk; the one with a problem is the last.
     """
     facts = [one.load() for one in plan.facts]
-    domains: list[pa.Array[Any] | None] | None = None
+    domains = [None if values is None else values.load() for values in plan.domains]
     for chunk, cut in chunks:
         raw, late, problem = _within(chunk, plan, cut=cut)
         if problem < 0:
@@ -164,11 +162,6 @@ def rows_of(chunks: Iterator[tuple[pa.Table, bool]], plan: RowPlan) -> Iterator[
             return
         for one, table in zip(plan.facts, facts, strict=True):
             raw = _joined(raw, table, one)
-        if domains is None:
-            domains = [
-                None if values is None else values.load(raw.column(key).type)
-                for key, values in zip(plan.keys, plan.domains, strict=True)
-            ]
         problem = _problem_in(raw, plan, set(raw.column_names))
         if problem >= 0:
             yield Made(rows=raw.slice(0, 0), problem=problem)
@@ -234,16 +227,12 @@ def _joined(raw: pa.Table, table: pa.Table, facts: Facts) -> pa.Table:
     import pyarrow.compute as pc
 
     # By place, not by Arrow's own join: that one takes no lists along.
-    there = pc.drop_null(table.column(facts.on).combine_chunks())
-    if len(there) < table.num_rows:
-        table = table.filter(pc.is_valid(table.column(facts.on)))
-    values: Any = there.cast(raw.column(facts.on).type)
-    distinct = values.dictionary_encode()
+    distinct: Any = plain(table.column(facts.on)).combine_chunks().dictionary_encode()
     of_fact = distinct.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     by_value = np.argsort(of_fact, kind="stable")
     sizes = np.bincount(of_fact, minlength=len(distinct.dictionary))
     firsts = np.cumsum(sizes) - sizes
-    found = pc.index_in(raw.column(facts.on).combine_chunks(), value_set=distinct.dictionary)
+    found = pc.index_in(plain(raw.column(facts.on)).combine_chunks(), value_set=distinct.dictionary)
     code = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     left = np.flatnonzero(code >= 0)
     repeats = sizes[code[left]]
@@ -257,14 +246,13 @@ def _joined(raw: pa.Table, table: pa.Table, facts: Facts) -> pa.Table:
 
 
 def _exploded(raw: pa.Table, column: str) -> pa.Table:
-    """One row for each element of a list that is not null."""
+    """One row for each element of a list; none for a list without any."""
     import pyarrow.compute as pc
 
     lists: Any = raw.column(column).combine_chunks()
     parents, elements = pc.list_parent_indices(lists), pc.list_flatten(lists)
     place = raw.column_names.index(column)
-    raw = raw.remove_column(place).take(parents).add_column(place, column, elements)
-    return raw.filter(pc.is_valid(elements)) if elements.null_count else raw
+    return raw.remove_column(place).take(parents).add_column(place, column, elements)
 
 
 def _in_domains(raw: pa.Table, plan: RowPlan, domains: list[pa.Array[Any] | None]) -> pa.Table:
@@ -273,7 +261,7 @@ def _in_domains(raw: pa.Table, plan: RowPlan, domains: list[pa.Array[Any] | None
 
     for key, values in zip(plan.keys, domains, strict=True):
         if values is not None:
-            inside: Any = pc.is_in(raw.column(key), value_set=values)
+            inside: Any = pc.is_in(plain(raw.column(key)), value_set=values)
             if not pc.all(inside).as_py():
                 raw = raw.filter(inside)
     return raw
@@ -332,8 +320,8 @@ def _code(raw: pa.Table, code: Code, plan: RowPlan) -> tuple[pa.Array[Any], str]
         return _vectors(column.combine_chunks(), code)
     if code.kind is CodeKind.CANDIDATE:
         candidates: Any = list(code.candidates)
-        values = pa.array(candidates).cast(column.type)
-        found: Any = pc.index_in(column, value_set=values)
+        values = pa.array(candidates)
+        found: Any = pc.index_in(plain(column), value_set=values)
         return _integers(found.fill_null(len(values)).to_numpy().astype(np.int64), code), ""
     numbers = column.cast(pa.float64(), safe=False).to_numpy()
     what = "" if np.isfinite(numbers).all() else "finite"

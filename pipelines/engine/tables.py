@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from governance.canonical import sha256_file
-from governance.errors import ColumnMissing, ColumnTypeError, ConfigError, EmptyInput, InputMissing
+from governance.errors import ColumnMissing, ColumnTypeError, ConfigError, EmptyInput, InputMissing, NullValue
 from governance.files import write_atomic
 from pipelines.engine.layout import LAYOUT_NAME, Layout
 
@@ -72,11 +72,11 @@ class Table:
         return element
 
     def kind(self, column: str) -> str:
-        """A column's kind: `integer`, `text`, `date`, `time`, `number`, `list` or `other`."""
+        """A column's kind, as `kind_of` tells it."""
         return kind_of(self.type_of(column))
 
     def require(self, column: str, role: str, *, element: bool = False) -> None:
-        """Checks that a column is there and that its type fits its role: unit, key, time, value or list.
+        """Checks that a column is there and that its type fits its role: unit, key, time, value, list or vector.
 
         Args:
             column: its name.
@@ -90,6 +90,31 @@ class Table:
         kinds, allowed = _ROLES[role]
         if kind_of(found) not in kinds:
             raise ColumnTypeError(self.name, column, str(found), allowed)
+
+    def require_no_nulls(self, column: str, role: str) -> None:
+        """Checks that a public column has no null, nor a list of it one; where footers do not settle it, by reading.
+
+        Raises:
+            NullValue: it has.
+            InputMissing: the table cannot be read.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if column in self.with_nulls:
+            raise NullValue(self.name, column, role)
+        if column in self.without_nulls:
+            return
+        try:
+            for file in self.files:
+                with pq.ParquetFile(file, memory_map=True) as opened:
+                    for batch in opened.iter_batches(columns=[column], use_threads=False):
+                        values: Any = batch.column(column)
+                        lists = kind_of(values.type) in ("list", "vector")
+                        if values.null_count or (lists and values.flatten().null_count):
+                            raise NullValue(self.name, column, role)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise _unreadable(self.name, error) from None
 
     def content_hash(self) -> str:
         """SHA-256 over the files' hashes, in name order."""
@@ -112,21 +137,26 @@ _ROLES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "key": (("integer", "text", "date"), "whole numbers (up to 64 bits, signed), strings, dates"),
     "time": (("time", "integer"), "timestamps, whole Unix seconds"),
     "value": (("integer", "number"), "numbers"),
-    "list": (("list",), "lists"),
+    "list": (("list", "vector"), "lists"),
+    "vector": (("vector",), "lists of numbers"),
 }
 
 
 def kind_of(found: pa.DataType) -> str:
-    """What a type is to the engine: `integer`, `text`, `date`, `time`, `number`, `list` or `other`."""
+    """What a type is to the engine: `integer`, `text`, `date`, `time`, `number`, `vector`, `list` or `other`.
+
+    A vector is a list of numbers, whole ones too.
+    """
     from pyarrow import types
 
+    if types.is_list(found) or types.is_large_list(found):
+        return "vector" if kind_of(found.value_type) in ("integer", "number") else "list"
     kinds = {
         "integer": types.is_integer(found) and not types.is_uint64(found),
         "text": types.is_string(found) or types.is_large_string(found),
         "date": types.is_date(found),
         "time": types.is_timestamp(found),
         "number": types.is_floating(found) or types.is_decimal(found) or types.is_uint64(found),
-        "list": types.is_list(found) or types.is_large_list(found),
     }
     return next((kind for kind, fits in kinds.items() if fits), "other")
 
@@ -173,8 +203,7 @@ def open_table(root: Path, name: str) -> Table:
         footers = [pq.read_metadata(file) for file in files]
         schemas = [pq.read_schema(file) for file in files]
     except (pa.ArrowInvalid, OSError) as error:
-        reason = type(error).__name__
-        raise InputMissing(f"{name}: cannot be read as parquet ({reason}); write it again as parquet") from None
+        raise _unreadable(name, error) from None
     schema = _one_schema(name, schemas)
     rows = sum(footer.num_rows for footer in footers)
     if not rows:
@@ -190,6 +219,10 @@ def open_table(root: Path, name: str) -> Table:
         with_nulls=nulls,
         layout=layout,
     )
+
+
+def _unreadable(name: str, error: Exception) -> InputMissing:
+    return InputMissing(f"{name}: cannot be read as parquet ({type(error).__name__}); write it again as parquet")
 
 
 def _one_schema(name: str, schemas: list[pa.Schema]) -> pa.Schema:

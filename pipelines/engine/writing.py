@@ -94,7 +94,7 @@ class PublicKeys:
         """The keys of one partition; None: of all."""
         import pyarrow as pa
 
-        columns = [values.load(field.type) for values, field in zip(self.domains, self.schema, strict=True)]
+        columns = [values.load() for values in self.domains]
         inner = [math.prod(len(column) for column in columns[i + 1 :]) for i in range(len(columns))]
         at_once = max(1, _KEYS_AT_ONCE // max(1, inner[0]))
         tables = [self.schema.empty_table()]

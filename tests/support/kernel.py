@@ -40,7 +40,6 @@ def plan_of(
     codes = recipe_of(signal).codes
     unit = signal.privacy_unit
     problems = [Problem("null", "events", column, "value") for column in columns]
-    problems += [Problem("null", one.name, column, "public fact") for one in facts for column in one.columns]
     for code in codes:
         if code.column is not None and code.kind is not CodeKind.CANDIDATE:
             problems.append(Problem("finite", "events", code.column, "value"))
