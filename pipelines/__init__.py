@@ -17,8 +17,10 @@ Reading guide
     noise/         the one place where randomness comes from
     engine/        Spark: read, check, bound, aggregate, add noise, select
     content        item vectors from public facts
+    fingerprints   what a manifest says was read
+    ingest         events laid out by person, so that releases of them exchange no rows
     run            reserve → draw → publish → commit, and recovery
-    cli            init, plan, run
+    cli            plan, run; profile, ingest, policy and accounts have files of their own
 
 The definitions are importable from here; nothing on this page imports Spark.
 """

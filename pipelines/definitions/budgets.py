@@ -20,7 +20,11 @@ class ZCDP:
 
 @dataclass(frozen=True, slots=True)
 class ApproxDP:
-    """(epsilon, delta)-DP; `delta` is the total, partition selection included. Calibrated through zCDP."""
+    """(epsilon, delta)-DP of the release as a whole, partition selection included.
+
+    Calibrated to the least noise whose own proof gives it (pipelines.accounting, ADR-0012), not through rho; the
+    account is charged the rho of that noise.
+    """
 
     epsilon: float
     delta: float
