@@ -84,6 +84,7 @@ def test_the_page_can_be_run(project: Settings) -> None:
     results = run(project)
     assert {one.outcome for one in results} == {Outcome.RELEASED}
     loaded = load_project(project)
-    assert [one.manifest.signal.name for one in results] == [d.name for d in (*loaded.signals, *loaded.embeddings)]
+    names = [one.name for one in loaded.signals] + [one.name for one in loaded.embeddings]
+    assert [one.manifest.signal.name for one in results] == names
     assert all(one.manifest.rows for one in results)
     assert {one.outcome for one in run(project)} == {Outcome.PRESENT}
