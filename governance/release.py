@@ -131,7 +131,7 @@ class Guarantee:
             `max_rows_per_partition`, or `clip_norm` with `l2` and `max_partitions`.
         measurements: every noisy sum behind the release.
         selection: `public` or `private` partitions.
-        threshold: smallest noisy unit count (or weight, in grid steps) that is released; None for public partitions.
+        threshold: smallest noisy unit count, or weight, that is released; None for public partitions.
         selection_delta: delta spent on selection, exact decimal text.
         sampler_delta: delta spent on the sampler's distance from the ideal distribution, exact decimal text.
         rho: total, exact decimal text.
@@ -149,7 +149,7 @@ class Guarantee:
     bounds: Mapping[str, Any]
     measurements: tuple[Measurement, ...]
     selection: str
-    threshold: int | None
+    threshold: float | None
     selection_delta: str
     sampler_delta: str
     rho: str
@@ -158,6 +158,17 @@ class Guarantee:
     epsilon_delta: float
     sampler: str
     post_processing: tuple[str, ...] = ()
+
+    @property
+    def selected_by(self) -> str:
+        """What of a key is compared with the threshold, in words."""
+        weighted = any(measurement.name == "selection.weight" for measurement in self.measurements)
+        return "noisy weight" if weighted else "noisy unit count"
+
+    @property
+    def threshold_text(self) -> str:
+        """The threshold as people read it: `163`, `22.28`; `not told` where there is none."""
+        return "not told" if self.threshold is None else str(round(self.threshold, 2))
 
 
 KEYED_SAMPLER = "keyed discrete noise, table inversion"

@@ -145,11 +145,11 @@ def render_plan(one: SignalPlan, balance: Balance) -> Group:
         facts.add_row("keys", "public: every key is released, with noise, whether or not anybody is in it")
     else:
         chances = ", ".join(f"{units:,}: {chance:.0%}" for units, chance in one.selected)
-        facts.add_row(
-            "keys",
-            f"private: released from {calibration.threshold:,} noisy {signal.privacy_unit.label}s on "
-            f"(chance by group size, {chances})",
-        )
+        unit = signal.privacy_unit.label
+        enough = f"{one.threshold_text} noisy {unit}s on"
+        if one.by_weight:
+            enough = f"a noisy weight of {one.threshold_text} on; a {unit} with t of them adds 1/sqrt(t) to each"
+        facts.add_row("keys", f"private: released from {enough} (chance by group size, {chances})")
     return Group(
         Text.assemble((signal.identity, "bold"), f"  {signal.description}"),
         Padding(facts, (0, 0, 0, 2)),

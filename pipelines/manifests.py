@@ -96,7 +96,7 @@ def guarantee_of(plan: SignalPlan, source: NoiseSource) -> Guarantee:
             for mechanism in calibration.mechanisms
         ),
         selection="public" if calibration.threshold is None else "private",
-        threshold=calibration.threshold,
+        threshold=plan.threshold,
         selection_delta=decimal_text(calibration.selection_delta),
         sampler_delta=decimal_text(calibration.sampler_delta),
         rho=decimal_text(calibration.loss.rho),

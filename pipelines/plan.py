@@ -70,6 +70,27 @@ class SignalPlan:
         """What one window costs."""
         return self.calibration.loss
 
+    @property
+    def threshold(self) -> float | None:
+        """Smallest noisy unit count, or weight, that is released: whole where whole units count; None: public keys."""
+        steps, units = self.calibration.threshold, self.recipe.units
+        if steps is None or units is None:
+            return None
+        step = self.recipe.measure(units).grid_step
+        return steps if step == 1 else steps * step
+
+    @property
+    def by_weight(self) -> bool:
+        """Whether keys are selected by units' weight, not by their count."""
+        return self.recipe.units is not None and self.recipe.measure(self.recipe.units).kind in WEIGHTS
+
+    @property
+    def threshold_text(self) -> str:
+        """The threshold as people read it: `144`, `22.3`; empty for public keys."""
+        if self.threshold is None:
+            return ""
+        return f"{self.threshold:,}" if isinstance(self.threshold, int) else f"{self.threshold:,.1f}"
+
     def affordable(self, balance: Balance) -> int | None:
         """How many more windows the account can pay; None: free of charge."""
         remaining, loss = balance.remaining, self.loss
@@ -113,7 +134,7 @@ class SignalPlan:
             ],
             "selection": {
                 "kind": "public" if calibration.threshold is None else "private",
-                "threshold": calibration.threshold,
+                "threshold": self.threshold,
                 "delta": float(calibration.selection_delta),
                 "release_probability": [{"units": units, "probability": p} for units, p in self.selected],
             },

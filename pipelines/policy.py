@@ -86,17 +86,10 @@ def request_of_plan(plan: SignalPlan, action: _Action, subject: str | None = Non
         epsilon=calibration.epsilon,
         account_epsilon=account_epsilon(plan.account, calibration.epsilon_delta),
         epsilon_delta=calibration.epsilon_delta,
-        group_threshold=_group_threshold(plan),
+        # In whole units, of which each adds 1 at most.
+        group_threshold=None if plan.threshold is None else math.floor(plan.threshold),
         ttl=signal.ttl,
     )
-
-
-def _group_threshold(plan: SignalPlan) -> int | None:
-    """The selection threshold in whole units: a unit adds at most 1, which may be many grid steps of a weight."""
-    threshold, units = plan.calibration.threshold, plan.recipe.units
-    if threshold is None or units is None:
-        return threshold
-    return math.floor(threshold * plan.calibration.mechanism(units).measure.grid_step)
 
 
 def request_of_embedding(embedding: ContentEmbedding, action: _Action) -> ReleaseRequest:

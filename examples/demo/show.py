@@ -35,7 +35,7 @@ def plan_table(plans: Sequence[SignalPlan], embeddings: Sequence[ContentEmbeddin
             plan.signal.name,
             "event" if plan.signal.privacy_unit.kind is UnitKind.EVENT else "person",
             "\n".join(_noise(plan)),
-            "public" if plan.calibration.threshold is None else f"private ≥{plan.calibration.threshold:,}",
+            "public" if plan.threshold is None else f"private ≥{plan.threshold_text}",
             _up(plan.calibration.epsilon),
             f"{float(plan.loss.rho) * windows:g}",
         )
@@ -152,10 +152,10 @@ def _nothing_shown(plans: Sequence[SignalPlan], results: Sequence[RunResult]) ->
     lines = []
     for plan in plans:
         mine = [result for result in results if result.manifest.signal.name == plan.signal.name]
-        if plan.calibration.threshold is not None and mine and not any(result.manifest.rows for result in mine):
+        if plan.threshold is not None and mine and not any(result.manifest.rows for result in mine):
             lines.append(
                 f"{plan.signal.name} released no row: no {plan.signal.entity.name} reached "
-                f"{plan.calibration.threshold:,} people in a window, noise included, and fewer would give them away. "
+                f"{plan.threshold_text} people in a window, noise included, and fewer would give them away. "
                 "The lists rest on tastes and content alone."
             )
     return lines

@@ -284,7 +284,7 @@ def _utility(manifest: Manifest) -> model.Utility:
     if not reads_people(manifest):
         return model.Utility(error=errors)
     suppression = (
-        f"a key is left out where its noisy unit count is below {guarantee.threshold}"
+        f"a key is left out where its {guarantee.selected_by} is below {guarantee.threshold_text}"
         if guarantee.selection == "private"
         else "none: every public key is released"
     )

@@ -43,8 +43,8 @@ def _partitions(manifest: Manifest) -> _Answer:
         return _Answer(
             status="addressed",
             evidence=(
-                f"A key shows only where its noisy unit count is {guarantee.threshold} or more; the chance that a key "
-                "which one unit alone brings shows at all is charged to delta."
+                f"A key shows only where its {guarantee.selected_by} is {guarantee.threshold_text} or more; the chance "
+                "that a key which one unit alone brings shows at all is charged to delta."
             ),
             test=f"{_SELECTION}::test_one_unit_shows_no_more_often_than_delta",
         )

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from governance.policy.requests import Action, ReleaseRequest
-from governance.release import Guarantee, Manifest
+from governance.release import Manifest
 from governance.settings import Account, Settings
 
 __all__ = ["account_epsilon", "request_of_manifest"]
@@ -45,16 +45,11 @@ def request_of_manifest(
         epsilon=math.inf if guarantee.epsilon is None else guarantee.epsilon,
         account_epsilon=account_epsilon(account, guarantee.epsilon_delta) if private else 0.0,
         epsilon_delta=guarantee.epsilon_delta,
-        group_threshold=_group_threshold(guarantee),
+        # In whole units, of which each adds 1 at most.
+        group_threshold=None if guarantee.threshold is None else math.floor(guarantee.threshold),
         ttl=timedelta(seconds=signal.ttl_seconds),
         age=now - manifest.window_end if now is not None and manifest.window_end is not None else None,
     )
-
-
-def _group_threshold(guarantee: Guarantee) -> int | None:
-    """The selection threshold in whole units: a unit adds at most 1, which may be many grid steps of a weight."""
-    steps = [m.grid_step for m in guarantee.measurements if m.name.startswith("selection.")]
-    return None if guarantee.threshold is None else math.floor(guarantee.threshold * min(steps, default=1.0))
 
 
 def account_epsilon(account: Account | None, delta: float) -> float:

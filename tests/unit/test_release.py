@@ -103,7 +103,7 @@ WRONG_TYPES = [
     ("guarantee.epsilon", "1.0", "manifest.guarantee.epsilon: found str, allowed: float"),
     ("guarantee.epsilon_delta", None, "manifest.guarantee.epsilon_delta: found NoneType, allowed: float"),
     ("guarantee.rho", 0.01, "manifest.guarantee.rho: found float, allowed: str"),
-    ("guarantee.threshold", 12.5, "manifest.guarantee.threshold: found float, allowed: int"),
+    ("guarantee.threshold", "12.5", "manifest.guarantee.threshold: found str, allowed: float"),
     ("guarantee.measurements.0.l0", False, "manifest.guarantee.measurements[0].l0: found bool, allowed: int"),
     ("guarantee.bounds", "none", "manifest.guarantee.bounds: found str"),
     ("ledger.reserve_entry", "2", "manifest.ledger.reserve_entry: found str, allowed: int"),

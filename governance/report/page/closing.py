@@ -48,7 +48,7 @@ _TERMS = (
     (
         "Partition selection",
         "Deciding which keys may appear at all. With private selection a key appears only where enough units "
-        "contributed to it, by a noisy count against a threshold.",
+        "contributed to it, by a noisy count or weight against a threshold.",
     ),
     (
         "Ledger",

@@ -17,6 +17,7 @@ from governance.report.page.words import (
     plural,
     relation_in_words,
     size,
+    threshold_in_words,
 )
 
 __all__ = ["evidence"]
@@ -78,8 +79,8 @@ def _guarantee(content: ReleaseContent) -> Markup:
     at = f" at delta {fraction(str(promise.epsilon_delta))}"
     selection = "public partitions: every key is there, whether or not anyone contributed"
     if promise.selection == "private":
-        threshold = f"{count(promise.threshold)} or more" if promise.threshold is not None else "enough"
-        selection = f"private: a key is released where its noisy unit count is {threshold}"
+        threshold = f"{threshold_in_words(promise)} or more" if promise.threshold is not None else "enough"
+        selection = f"private: a key is released where its {promise.selected_by} is {threshold}"
     return definition_list(
         ("variant", promise.variant),
         ("neighboring relation", relation_in_words(promise)),

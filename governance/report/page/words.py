@@ -25,6 +25,7 @@ __all__ = [
     "remaining_in_words",
     "share",
     "size",
+    "threshold_in_words",
     "window",
 ]
 
@@ -175,6 +176,14 @@ def bounds_in_words(guarantee: Guarantee) -> str:
     parts += [f"{name.replace('_', ' ')} {value}" for name, value in sorted(bounds.items())]
     sentence = ", ".join(parts)
     return f"{sentence} ({str(kind).replace('_', ' ')})" if kind else sentence
+
+
+def threshold_in_words(guarantee: Guarantee) -> str:
+    """The threshold of private selection: a count of units as it is, a weight to four digits."""
+    threshold = guarantee.threshold
+    if threshold is None:
+        return ""
+    return count(threshold) if isinstance(threshold, int) else fraction(threshold)
 
 
 def remaining_in_words(remaining: PrivacyLoss, cap: PrivacyLoss) -> str:
