@@ -133,7 +133,7 @@ class Engine:
         plan, scratch = self.plan, self.scratch
         if scratch is not None:
             scratch = scratch / ("first" if first else "blobs")
-            scratch.mkdir(parents=True)
+            scratch.mkdir(parents=True, mode=0o700)  # raw rows will lie there
         exact = bound(
             plan.signal,
             plan.recipe,

@@ -155,6 +155,7 @@ class Split:
                 data = f"{self.scratch}/{name}-{bucket}-{int(late)}"
                 # A task may run twice at a time: each writes its own file, and the same bytes get the name.
                 own = f"{data}.{uuid4().hex}"
+                Path(own).touch(mode=0o600, exist_ok=False)  # raw rows, whoever may read the folder
                 with pa.OSFile(own, "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
                     stream.write_table(table)
                 Path(own).replace(data)
@@ -239,8 +240,6 @@ class Clustered:
         yield from told
 
     def _sums(self, buckets: tuple[Bucket, ...], told: list[Item]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
         for bucket in buckets:
             tables, late = [], []
             for made in rows_of(read_parts(bucket.parts, self.plan), self.plan):
@@ -250,15 +249,35 @@ class Clustered:
                 tables.append(made.rows)
                 if made.late is not None:
                     late.append(made.late)
-            if late:
-                told.append(self.sent.told(late_units=_distinct_units(pa.concat_tables(late))))
-            if tables:
-                rows = pa.concat_tables(tables).combine_chunks()
-                place = self.plan.units.index(self.layout.person)
-                persons = encoded(rows.column(place))
-                try:
-                    self.layout.check_bucket(persons, bucket.index)
-                except LayoutCorrupt:  # an exception of a task would reach the driver without its type
-                    told.append(self.sent.told(misplaced=bucket.index))
-                    return
-                yield from bounded_sums(rows.set_column(place, f"__u{place}", persons), self.bounds)
+            rows, too_late = self._by_person(tables), self._by_person(late)
+            # Whoever were in two buckets would be bounded twice, or counted twice among those who came too late.
+            if not (self._belongs(rows, bucket) and self._belongs(too_late, bucket)):
+                told.append(self.sent.told(misplaced=bucket.index))
+                return
+            if too_late is not None:
+                told.append(self.sent.told(late_units=_distinct_units(too_late)))
+            if rows is not None:
+                yield from bounded_sums(rows, self.bounds)
+
+    @property
+    def _person(self) -> int:
+        """Which of the units' columns is the person's."""
+        return self.plan.units.index(self.layout.person)
+
+    def _by_person(self, tables: list[pa.Table]) -> pa.Table | None:
+        """Tables as one, its persons encoded; None of nothing."""
+        import pyarrow as pa
+
+        if not tables:
+            return None
+        table, place = pa.concat_tables(tables).combine_chunks(), self._person
+        return table.set_column(place, f"__u{place}", encoded(table.column(place)))
+
+    def _belongs(self, table: pa.Table | None, bucket: Bucket) -> bool:
+        """Whether everybody belongs to a bucket. An exception of a task would reach the driver without its type."""
+        try:
+            if table is not None:
+                self.layout.check_bucket(table.column(self._person), bucket.index)
+        except LayoutCorrupt:
+            return False
+        return True

@@ -11,15 +11,16 @@ are, released rows go to where a step needs them side by side, and in the end to
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
+from numpy.typing import NDArray
 
+from governance.errors import EngineError
 from pipelines.definitions import ConsistentWith, PublicPartitions
 from pipelines.engine.bounding import ExactSums
 from pipelines.engine.bounds import sum_fields
@@ -31,6 +32,7 @@ from pipelines.engine.post_processing import Step
 from pipelines.engine.rows import Values
 from pipelines.engine.sums import int_column
 from pipelines.engine.tasks import Told
+from pipelines.noise import Distribution, NoiseSource
 from pipelines.plan import SignalPlan
 
 if TYPE_CHECKING:
@@ -42,7 +44,6 @@ __all__ = ["PublicKeys", "Writing", "key_schema", "released_schema", "write_foun
 _SUMS_IN_ONE_TASK = 200_000
 _KEYS_AT_ONCE = 1_000_000
 _ROWS_IN_A_GROUP = 1_000_000
-_MOST_INLINE_BYTES = 2**18
 
 
 def key_schema(inputs: SignalInputs, names: tuple[str, ...]) -> pa.Schema:
@@ -111,7 +112,7 @@ class PublicKeys:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Writing:
-    """How released rows come to be and where they go; travels with tasks.
+    """How released rows come to be and where they go; travels with tasks (`Carried`).
 
     Attributes:
         noising: noise and selection.
@@ -125,7 +126,7 @@ class Writing:
     """
 
     noising: Noising
-    public: PublicKeys | Broadcast[PublicKeys] | None
+    public: PublicKeys | None
     sums: pa.Schema
     made: pa.Schema
     partitions: int
@@ -150,13 +151,9 @@ class Writing:
         labels = tuple(f"__k{i}" for i in range(len(plan.signal.entity.keys)))
         keys = key_schema(inputs, labels)
         measures = sum_fields(mechanism.measure for mechanism in plan.calibration.summed)
-        public: Any = PublicKeys.of(sums.plan.domains, keys) if _public(plan) else None
-        if public is not None and len(pickle.dumps(public)) > _MOST_INLINE_BYTES:
-            # Spark writes the code of a large task to disk, and this task's holds the key of the noise.
-            public = sums.spark.broadcast(public)
         return cls(
             noising=noising,
-            public=public,
+            public=PublicKeys.of(sums.plan.domains, keys) if _public(plan) else None,
             sums=pa.schema([*keys, *measures]),
             made=released_schema(plan, inputs, ()),
             partitions=sums.partitions,
@@ -177,14 +174,15 @@ class Writing:
         """
         Path(self.folder).mkdir(parents=True)
         width = sum(noise.measure.summed_width for noise in self.noising.noises)
+        kept = exact.spark.broadcast(replace(self, noising=replace(self.noising, source=_Withheld())))
+        carried = Carried(source=self.noising.source, rest=kept)
         try:
             if rows * width <= _SUMS_IN_ONE_TASK:
-                names = exact.spark.runJob(exact.items.coalesce(1), self.at_once)
+                names = exact.spark.runJob(exact.items.coalesce(1), carried.at_once)
             else:
-                names = self._in_stages(exact)
+                names = self._in_stages(exact, carried)
         finally:
-            if self.public is not None and not isinstance(self.public, PublicKeys):
-                self.public.destroy()
+            kept.destroy()
         return tuple(Path(self.folder, name) for name in sorted(names))
 
     def at_once(self, items: Iterable[Item]) -> Iterator[str]:
@@ -193,35 +191,42 @@ class Writing:
         for file, part in split(released, self.noising.keys, self.files):
             yield _written(part, self.folder, file)
 
-    def _in_stages(self, exact: ExactSums) -> list[str]:
+    def _in_stages(self, exact: ExactSums, carried: Carried) -> list[str]:
+        def noise(partition: int, items: Iterable[Item]) -> Iterator[Item]:
+            writing = carried.writing()
+            if partition < writing.partitions:
+                yield from writing._sent(writing.noisy(items, partition), 0)  # noqa: SLF001 - its own, in a task
+
+        ways = [partitions for _, _, partitions in self._stages()]
+        items = exchanged(exact.items.mapPartitionsWithIndex(noise), ways[0])
+        for stage, partitions in enumerate(ways[1:], start=1):
+
+            def process(items: Iterable[Item], stage: int = stage) -> Iterator[Item]:
+                writing = carried.writing()
+                yield from writing._sent(writing._gathered(items), stage)  # noqa: SLF001
+
+            items = exchanged(items.mapPartitions(process), partitions)
+
+        def write(file: int, items: Iterable[Item]) -> Iterator[str]:
+            writing = carried.writing()
+            table = writing._gathered(items)  # noqa: SLF001
+            if table.num_rows:
+                yield _written(table, writing.folder, file)
+
+        try:
+            return exact.spark.runJob(items.mapPartitionsWithIndex(write), list)
+        finally:
+            forget(items)
+
+    def _stages(self) -> list[tuple[list[Step], tuple[str, ...], int]]:
+        """Steps that are taken in one place; by which columns rows leave it, and to how many partitions."""
         groups: list[list[Step]] = [[]]
         for step in self.steps:
             if step.keys:
                 groups.append([])
             groups[-1].append(step)
         ways = [(group[0].keys, self.partitions) for group in groups[1:]] + [(self.noising.keys, self.files)]
-
-        def noise(partition: int, items: Iterable[Item]) -> Iterator[Item]:
-            if partition < self.partitions:
-                yield from self._sent(self.noisy(items, partition), groups[0], *ways[0])
-
-        items = exchanged(exact.items.mapPartitionsWithIndex(noise), ways[0][1])
-        for group, way in zip(groups[1:], ways[1:], strict=True):
-
-            def process(items: Iterable[Item], group: list[Step] = group, way: Any = way) -> Iterator[Item]:
-                yield from self._sent(self._gathered(items), group, *way)
-
-            items = exchanged(items.mapPartitions(process), way[1])
-
-        def write(file: int, items: Iterable[Item]) -> Iterator[str]:
-            table = self._gathered(items)
-            if table.num_rows:
-                yield _written(table, self.folder, file)
-
-        try:
-            return exact.spark.runJob(items.mapPartitionsWithIndex(write), list)
-        finally:
-            forget(items)
+        return [(group, *way) for group, way in zip(groups, ways, strict=True)]
 
     def noisy(self, items: Iterable[Item], partition: int | None) -> pa.Table:
         """Released rows in the keys' order, before any step, from a partition's exact sums; None: from all."""
@@ -232,8 +237,7 @@ class Writing:
         if exact is not None:
             tables.append(exact)
         if self.public is not None:
-            public = self.public if isinstance(self.public, PublicKeys) else self.public.value
-            tables.append(public.table(partition, self.partitions))
+            tables.append(self.public.table(partition, self.partitions))
         exact = pa.concat_tables(tables, promote_options="default")
         if not exact.num_rows:
             return self.made.empty_table()
@@ -247,7 +251,8 @@ class Writing:
         table = unpacked([data for _, data in items])
         return self.made.empty_table() if table is None else self._in_order(table)
 
-    def _sent(self, table: pa.Table, steps: Iterable[Step], by: tuple[str, ...], partitions: int) -> Iterator[Item]:
+    def _sent(self, table: pa.Table, stage: int) -> Iterator[Item]:
+        steps, by, partitions = self._stages()[stage]
         for place, part in split(self._processed(table, steps), by, partitions):
             yield place, packed(part)
 
@@ -256,6 +261,43 @@ class Writing:
             for step in steps:
                 table = step.table(table)
         return table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """A writing on its way to tasks: the key of the noise goes with each of them, and all else beside it.
+
+    Spark writes the code of a large task to disk. So a task holds its key and nothing that grows with a definition:
+    public keys, candidates, columns, steps.
+
+    Attributes:
+        source: of the noise.
+        rest: a writing without one.
+    """
+
+    source: NoiseSource
+    rest: Broadcast[Writing]
+
+    def writing(self) -> Writing:
+        """The writing, in a task."""
+        rest = self.rest.value
+        return replace(rest, noising=replace(rest.noising, source=self.source))
+
+    def at_once(self, items: Iterable[Item]) -> Iterator[str]:
+        """Everything in one task."""
+        return self.writing().at_once(items)
+
+
+@dataclass(frozen=True, slots=True)
+class _Withheld:
+    """Stands for a source of noise that is not here."""
+
+    label: str = "withheld"
+
+    def noise(self, measurement: str, distribution: Distribution, blocks: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """None."""
+        del distribution, blocks
+        raise EngineError(f"{measurement}: no noise without its source")
 
 
 def _public(plan: SignalPlan) -> bool:

@@ -442,6 +442,24 @@ def test_neither_the_secret_nor_exact_sums_stay_on_disk(settings: Settings, tmp_
     assert not any(path.exists() for path in exchanged)
 
 
+@pytest.mark.parametrize("sums_in_one_task", [200_000, 0])
+def test_no_part_of_a_definition_sends_the_secret_to_disk(
+    sums_in_one_task: int, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long candidates travel beside the key, not with it; and the release is what one process makes of them."""
+    monkeypatch.setattr(writing, "_SUMS_IN_ONE_TASK", sums_in_one_task)
+    candidates = ("a", "b", "é", "other", *(f"{i:05d}{'x' * 300}" for i in range(4092)))
+    signal = a_signal(
+        aggregates={"best": TopK("tag", candidates, 2)}, partitions=PublicPartitions({"item_id": (0, 1, 77)})
+    )
+    assert len("".join(candidates)) > 2**20, "more than Spark keeps out of files"
+    with sums(signal, settings) as found:
+        files = found.write(KeyedNoise(KEY), tmp_path / "out")
+        kept = spark_files(spark_context(settings.spark))
+        assert not any(KEY.secret in path.read_bytes() for path in kept)
+    assert sorted(pq.read_table(files[0]).column("item_id").to_pylist()) == [0, 1, 77]
+
+
 def test_empty_window_gives_an_empty_private_release_and_a_full_public_one(tmp_path: Path) -> None:
     events = make_events(days=1)
     events["ts"] = [t + 14 * 86400 for t in events["ts"]]
@@ -481,7 +499,9 @@ def test_scratch_files_change_nothing_and_go_with_the_sums(settings: Settings, t
     signal = SIGNALS["several rows with values"]
     folder = tmp_path / "scratch"
     by_files = released(signal, settings, KeyedNoise(KEY), folder)
-    assert any(folder.iterdir()), "it was used"
+    assert any(folder.rglob("*-*")), "it was used"
+    assert {path.stat().st_mode & 0o777 for path in folder.rglob("*-*")} == {0o600}, "raw rows are the owner's alone"
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o700}
     assert by_key(signal, by_files) == by_key(signal, released(signal, settings, KeyedNoise(KEY)))
 
 
