@@ -68,7 +68,7 @@ COMMANDS = (
             help="Release signals: bound, aggregate, add noise, publish atomically."),
     Command(name="publish", module="serving.cli", attribute="publish", extra="serving",
             help="Put the newest releases into the feature store."),
-    Command(name="dataset", module="featurestore.datasets.cli", attribute="app", extra="serving",
+    Command(name="dataset", module="pipelines.datasets_cli", attribute="app", extra="pipelines",
             help="Build training sets: labels with what was known at their time."),
     Command(name="serve", module="serving.cli", attribute="serve", extra="serving",
             help="Serve features, vectors and snapshots over gRPC."),

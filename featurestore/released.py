@@ -6,7 +6,7 @@ dates are text in the offline store (see `featurestore.column_types`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from featurestore.arrow_columns import key_column, packed_column
 from featurestore.column_types import arrow_type, row_field
 from featurestore.online.keys import stored_text
-from featurestore.publication import PublishedView
+from featurestore.publication import FeatureField, PublishedView
 from featurestore.rows import Column, KeyColumn, PackedRows, RowSchema, pack, release_code
 from featurestore.views import EVENT_TIME_COLUMN, RELEASE_COLUMN
 from governance.errors import ReleaseCorrupt
@@ -33,6 +33,7 @@ __all__ = [
     "feast_table",
     "is_written",
     "offline_path",
+    "read_release",
     "release_table",
     "released_rows",
     "view_schema",
@@ -84,26 +85,36 @@ def release_table(settings: Settings, view: PublishedView, manifest: Manifest) -
     Raises:
         ReleaseCorrupt: the files cannot be read as the manifest says, or a key is null.
     """
+    return read_release(
+        ReleaseStore(settings.releases_dir).data_files(manifest), view, view.features, manifest.release_id
+    )
+
+
+def read_release(
+    files: Sequence[Path], view: PublishedView, features: Sequence[FeatureField], release_id: str
+) -> pa.Table:
+    """The same from some of its files, with the view's keys and some of its features.
+
+    Raises:
+        ReleaseCorrupt: see `release_table`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    fields = [(key.name, key.type) for key in view.keys] + [(field.name, field.type) for field in view.features]
+    fields = [(key.name, key.type) for key in view.keys] + [(field.name, field.type) for field in features]
     try:
-        files = ReleaseStore(settings.releases_dir).data_files(manifest)
         names = [name for name, _ in fields]
         table = pa.concat_tables([pq.read_table(path, columns=names) for path in files]).combine_chunks()
         columns: dict[str, Any] = {name: table[name].cast(arrow_type(kind)) for name, kind in fields}
     except (pa.ArrowException, KeyError, OSError) as error:
         raise ReleaseCorrupt(
-            f"{manifest.release_id}: its files cannot be read as the manifest says ({type(error).__name__}); "
+            f"{release_id}: its files cannot be read as the manifest says ({type(error).__name__}); "
             "restore the release from a backup"
         ) from None
     for key in view.keys:
         column = columns[key.name]
         if column.null_count:
-            raise ReleaseCorrupt(
-                f"{manifest.release_id}: key {key.name!r} has nulls; restore the release from a backup"
-            )
+            raise ReleaseCorrupt(f"{release_id}: key {key.name!r} has nulls; restore the release from a backup")
         if key.type == "date":
             columns[key.name] = column.cast(pa.string())
         elif key.type not in ("int64", "string"):

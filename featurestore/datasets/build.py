@@ -2,10 +2,11 @@
 
     <state>/datasets/<name>/<first 16 digits of the version>/
         data.parquet      the label table and, for each view, its features (`<view>__<feature>`) and the release that
-                          they come from (`<view>__release`)
+                          they come from (`<view>__release`); a file, or a folder of them
         manifest.json     see `manifest`
 
-A training set is written whole or not at all, and never changes: the same labels and releases give the same version.
+A training set is written whole or not at all, and never changes: the same labels and releases, joined by the same
+engine, give the same version.
 """
 
 from __future__ import annotations
@@ -14,41 +15,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 from uuid import uuid4
 
-import numpy as np
-from numpy.typing import NDArray
-
 from featurestore.committed import check_publishable, committed_releases
-from featurestore.datasets.join import newest_rows
-from featurestore.datasets.labels import label_keys, label_times, one_array, read_labels, times_of
-from featurestore.datasets.manifest import (
-    DATA_FILE,
-    MANIFEST_FILE,
-    label_source_json,
-    manifest_bytes,
-    read_manifest,
-    version_of,
-)
+from featurestore.datasets.engine import DATA_FILE, DatasetEngine, InMemory, Joined
+from featurestore.datasets.labels import LabelFiles, label_keys, label_times, open_labels, times_of
+from featurestore.datasets.manifest import MANIFEST_FILE, label_source_json, manifest_bytes, read_manifest, version_of
 from featurestore.datasets.spec import CountsFrom, DatasetSpec
+from featurestore.datasets.views import RELEASE, UsableRelease, ViewJoin, column_name
 from featurestore.freshness import microseconds
-from featurestore.publication import PublishedView
-from featurestore.released import release_table
 from featurestore.views import ViewPlan, plan_views
-from governance.canonical import sha256_file
 from governance.errors import DatasetError
 from governance.files import publish_directory, remove_tree
 from governance.ledger import Ledger
-from governance.release import Manifest
+from governance.release import Manifest, ReleaseStore
 from governance.settings import Settings
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 __all__ = ["BuiltDataset", "build_dataset", "verify_dataset"]
-
-_RELEASE: Final = "release"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +57,12 @@ class BuiltDataset:
 
 
 def build_dataset(
-    settings: Settings, ledger: Ledger, spec: DatasetSpec, progress: Callable[[str], None] = lambda _: None
+    settings: Settings,
+    ledger: Ledger,
+    spec: DatasetSpec,
+    progress: Callable[[str], None] = lambda _: None,
+    *,
+    engine: DatasetEngine | None = None,
 ) -> BuiltDataset:
     """Builds a training set from committed releases.
 
@@ -82,6 +71,7 @@ def build_dataset(
         ledger: says which releases are committed.
         spec: what to build.
         progress: is told, in a few words, what is being done.
+        engine: reads, joins and writes; None: `InMemory`.
 
     Raises:
         DatasetError: a view or feature that there is none of, or a column name that is taken.
@@ -90,21 +80,21 @@ def build_dataset(
         ReleaseCorrupt: a release that does not match its manifest or the ledger.
         PublicationError: a release that must not be published.
     """
+    engine = engine or InMemory()
     plans = _plans(settings, ledger, spec, progress)
-    labels = read_labels(spec.labels)
-    times = label_times(spec.labels, labels)
-    columns, views = [], []
-    for plan, features in plans:
-        progress(f"{plan.view.name}: joining {len(features)} features")
-        joined, about = _joined(settings, spec, labels, times, plan, features)
-        columns += joined
-        views.append(about)
-    for name, column in columns:
-        if name in labels.column_names:
+    table = open_labels(spec.labels)
+    # What columns there are, and of which types, is told before any of them is read.
+    nothing = table.schema.empty_table()
+    label_times(spec.labels, nothing)
+    for plan, _ in plans:
+        label_keys(spec.labels, nothing, plan.view)
+    for name in (column_name(plan.view.name, feature) for plan, features in plans for feature in (*features, RELEASE)):
+        if name in table.schema.names:
             raise DatasetError(f"{spec.labels.path}: has a column {name!r} already, which is a feature's; rename it")
-        labels = labels.append_column(name, column)
-    assert len(labels) == len(times), "as many rows out as in"
-    return _written(settings, spec, labels, views)
+    progress(f"reading {sum(table.rows):,} labels")
+    survey = engine.survey(table, [plan.view for plan, _ in plans])
+    joins = [_join(settings, spec, plan, features, survey.latest) for plan, features in plans]
+    return _written(settings, spec, table, table.digest(survey.digests), joins, engine, progress)
 
 
 def verify_dataset(directory: Path) -> dict[str, Any]:
@@ -122,14 +112,14 @@ def verify_dataset(directory: Path) -> dict[str, Any]:
     manifest = read_manifest(directory)
     try:
         timestamp = manifest["labels"]["timestamp"]
-        wanted = [timestamp, *(_column_name(view["name"], _RELEASE) for view in manifest["views"])]
+        wanted = [timestamp, *(column_name(view["name"], RELEASE) for view in manifest["views"])]
         table: Any = pq.read_table(directory / DATA_FILE, columns=wanted)
         times = times_of(table[timestamp], str(directory), timestamp)
         if len(table) != manifest["rows"] or manifest["rows"] != manifest["labels"]["rows"]:
             raise DatasetError(f"{directory}: does not have as many rows as its labels; build it anew")
         for view in manifest["views"]:
             known = {release["release_id"]: release["known_from"] for release in view["releases"]}
-            used = table[_column_name(view["name"], _RELEASE)].cast(pa.string()).to_pylist()
+            used = table[column_name(view["name"], RELEASE)].cast(pa.string()).to_pylist()
             late = [
                 release
                 for release, time in zip(used, times.tolist(), strict=True)
@@ -176,112 +166,59 @@ def _known_from(spec: DatasetSpec, manifest: Manifest) -> datetime:
     return max(end, datetime.fromisoformat(manifest.created_at))
 
 
-def _joined(
-    settings: Settings,
-    spec: DatasetSpec,
-    labels: pa.Table,
-    times: NDArray[np.int64],
-    plan: ViewPlan,
-    features: Sequence[str],
-) -> tuple[list[tuple[str, Any]], dict[str, Any]]:
-    """One view's columns for the label rows, and what the manifest tells of the view."""
-    import pyarrow as pa
-
-    view = plan.view
-    latest = int(times.max(initial=-(1 << 62)))
-    known = [(manifest, microseconds(_known_from(spec, manifest))) for manifest in plan.manifests]
-    usable = [(manifest, since) for manifest, since in known if since <= latest]
-    for manifest, _ in usable:
+def _join(
+    settings: Settings, spec: DatasetSpec, plan: ViewPlan, features: Sequence[str], latest: int | None
+) -> ViewJoin:
+    """How a view is joined, with the releases that are known at the time of the latest label."""
+    usable = []
+    for manifest in plan.manifests:
+        known_from, end = _known_from(spec, manifest), manifest.window_end
+        assert end is not None, "a view has windows only"
+        if latest is None or microseconds(known_from) > latest:
+            continue
         check_publishable(settings, manifest)
-    tables = [release_table(settings, view, manifest) for manifest, _ in usable]
-    sizes = [len(table) for table in tables]
-    ends = np.array([_end(manifest) for manifest, _ in usable], np.int64)
-    since = np.array([since for _, since in usable], np.int64)
-    release_of = np.repeat(np.arange(len(usable)), sizes)
-    asked = label_keys(spec.labels, labels, view)
-    rows = np.full(len(times), -1, np.int64)
-    columns: list[tuple[str, Any]] = []
-    if tables:
-        table: Any = pa.concat_tables(tables).combine_chunks()
-        rows = newest_rows(
-            asked,
-            times,
-            [one_array(table[key.name]) for key in view.keys],
-            ends[release_of],
-            since[release_of],
-            ttl=view.ttl_seconds * 1_000_000 if view.ttl_seconds else None,
+        usable.append(
+            UsableRelease(
+                release_id=manifest.release_id,
+                sha256=manifest.sha256,
+                window_end=manifest.window.end,
+                known_from=known_from.isoformat(),
+                end=microseconds(end),
+                since=microseconds(known_from),
+                files=tuple(ReleaseStore(settings.releases_dir).data_files(manifest)),
+            )
         )
-        if spec.in_force:
-            rows = np.where(release_of[rows] == _in_force(times, ends, since), rows, -1)
-        taken = table.select(list(features)).take(pa.array(rows, mask=rows < 0))
-        columns += [(_column_name(view.name, feature), taken[feature]) for feature in features]
-    else:
-        columns += [(_column_name(view.name, name), _nulls(view, name, len(times))) for name in features]
-    answered = np.where(rows >= 0, release_of[rows] if len(release_of) else 0, 0)
-    ids = pa.array([manifest.release_id for manifest, _ in usable], pa.string())
-    indices: Any = pa.array(answered.astype(np.int32), mask=rows < 0)
-    columns.append((_column_name(view.name, _RELEASE), pa.DictionaryArray.from_arrays(indices, ids)))
-    counts = np.bincount(answered[rows >= 0], minlength=len(usable)).tolist()
-    about = {
-        "name": view.name,
-        "keys": [key.name for key in view.keys],
-        "ttl_seconds": view.ttl_seconds,
-        "releases": [
-            {
-                "release_id": manifest.release_id,
-                "sha256": manifest.sha256,
-                "window_end": manifest.window.end,
-                "known_from": _known_from(spec, manifest).isoformat(),
-                "rows": rows_answered,
-            }
-            for (manifest, _), rows_answered in zip(usable, counts, strict=True)
-        ],
-    }
-    return columns, about
-
-
-def _in_force(times: NDArray[np.int64], ends: NDArray[np.int64], since: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The release with the latest window among those known at each time, `(n,)`; -1 where there is none."""
-    order = np.lexsort((ends, since))
-    newest = np.array([order[: i + 1][np.argmax(ends[order[: i + 1]])] for i in range(len(order))], np.int64)
-    at = np.searchsorted(since[order], times, side="right") - 1
-    return np.where(at >= 0, newest[np.maximum(at, 0)], -1)
-
-
-def _end(manifest: Manifest) -> int:
-    assert manifest.window_end is not None, "a view has windows only"
-    return microseconds(manifest.window_end)
-
-
-def _nulls(view: PublishedView, name: str, count: int) -> Any:
-    import pyarrow as pa
-
-    from featurestore.column_types import arrow_type
-
-    field = view.feature(name)
-    assert field is not None, "checked"
-    kind: Any = arrow_type(field.type)
-    return pa.nulls(count, kind)
+    fields = {field.name: field for field in plan.view.features}
+    return ViewJoin(
+        view=plan.view,
+        features=tuple(fields[name] for name in features),
+        in_force=spec.in_force,
+        releases=tuple(usable),
+    )
 
 
 # --- writing ---------------------------------------------------------------------------------------------------
 
 
-def _column_name(view: str, feature: str) -> str:
-    return f"{view}__{feature}"
-
-
-def _written(settings: Settings, spec: DatasetSpec, table: pa.Table, views: list[dict[str, Any]]) -> BuiltDataset:
+def _written(
+    settings: Settings,
+    spec: DatasetSpec,
+    table: LabelFiles,
+    digest: str,
+    joins: Sequence[ViewJoin],
+    engine: DatasetEngine,
+    progress: Callable[[str], None],
+) -> BuiltDataset:
     """Writes data and manifest, unless the same is there already."""
-    import pyarrow.parquet as pq
-
     root = settings.state_dir / "datasets"
     staged = root / ".staging" / uuid4().hex
     staged.mkdir(parents=True)
     try:
-        data = staged / DATA_FILE
-        pq.write_table(table, data)
-        content = _content(spec, table, views, data)
+        joined = engine.write(table, joins, staged, progress)
+        rows = sum(file.rows for file in joined.files)
+        if rows != sum(table.rows):
+            raise DatasetError(f"{spec.labels.path}: was changed while it was read; build again")
+        content = _content(spec, digest, joins, joined)
         (staged / MANIFEST_FILE).write_bytes(manifest_bytes(content))
         version = version_of(content)
         target = root / spec.name / version[:16]
@@ -293,16 +230,17 @@ def _written(settings: Settings, spec: DatasetSpec, table: pa.Table, views: list
             is_new = False
     finally:
         remove_tree(staged)
-    used = [release["release_id"] for view in views for release in view["releases"] if release["rows"]]
+    used = [release["release_id"] for view in content["views"] for release in view["releases"] if release["rows"]]
     return BuiltDataset(
-        name=spec.name, version=version, directory=target, rows=len(table), releases=tuple(used), is_new=is_new
+        name=spec.name, version=version, directory=target, rows=rows, releases=tuple(used), is_new=is_new
     )
 
 
-def _content(spec: DatasetSpec, table: pa.Table, views: list[dict[str, Any]], data: Path) -> dict[str, Any]:
-    features = {_column_name(*reference.split(":")) for reference in spec.features}
-    releases = {_column_name(view["name"], _RELEASE) for view in views}
-    keys = {key for view in views for key in view["keys"]}
+def _content(spec: DatasetSpec, digest: str, joins: Sequence[ViewJoin], joined: Joined) -> dict[str, Any]:
+    features = {column_name(*reference.split(":")) for reference in spec.features}
+    releases = {column_name(join.view.name, RELEASE) for join in joins}
+    keys = {key for join in joins for key in join.keys}
+    rows = sum(file.rows for file in joined.files)
 
     def role(name: str) -> str:
         roles = ((features, "feature"), (releases, "release"), (set(spec.labels.labels), "label"), (keys, "key"))
@@ -311,11 +249,11 @@ def _content(spec: DatasetSpec, table: pa.Table, views: list[dict[str, Any]], da
 
     return {
         "name": spec.name,
-        "rows": len(table),
+        "rows": rows,
         "labels": {
             "file": spec.labels.path.name,
-            "sha256": sha256_file(spec.labels.path),
-            "rows": len(table),
+            "sha256": digest,
+            "rows": rows,
             "timestamp": spec.labels.timestamp,
             "columns": list(spec.labels.labels),
             "source": label_source_json(spec.labels.source),
@@ -323,7 +261,26 @@ def _content(spec: DatasetSpec, table: pa.Table, views: list[dict[str, Any]], da
         "features": list(spec.features),
         "counts_from": str(spec.counts_from),
         "in_force": spec.in_force,
-        "views": views,
-        "columns": [{"name": field.name, "type": str(field.type), "role": role(field.name)} for field in table.schema],
-        "files": [{"name": DATA_FILE, "bytes": data.stat().st_size, "sha256": sha256_file(data)}],
+        "views": [_about(join, counts) for join, counts in zip(joins, joined.counts, strict=True)],
+        "columns": [{"name": field.name, "type": str(field.type), "role": role(field.name)} for field in joined.schema],
+        "files": [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in joined.files],
+    }
+
+
+def _about(join: ViewJoin, counts: Sequence[int]) -> dict[str, Any]:
+    """What the manifest tells of a view."""
+    return {
+        "name": join.view.name,
+        "keys": list(join.keys),
+        "ttl_seconds": join.view.ttl_seconds,
+        "releases": [
+            {
+                "release_id": release.release_id,
+                "sha256": release.sha256,
+                "window_end": release.window_end,
+                "known_from": release.known_from,
+                "rows": rows,
+            }
+            for release, rows in zip(join.releases, counts, strict=True)
+        ],
     }

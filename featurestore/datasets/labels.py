@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,44 +13,134 @@ from numpy.typing import NDArray
 from featurestore.datasets.spec import ConfidenceColumn, InferredLabels, LabelTable
 from featurestore.online.keys import stored_text
 from featurestore.publication import PublishedView
-from governance.errors import ColumnMissing, ColumnTypeError, InputMissing, NullValue
+from governance.canonical import canonical_bytes, sha256_hex
+from governance.errors import ColumnMissing, ColumnTypeError, DatasetError, InputMissing, NullValue
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["label_keys", "label_times", "one_array", "read_labels", "times_of"]
+__all__ = ["LabelFiles", "label_keys", "label_times", "one_array", "open_labels", "times_of"]
+
+_ROWS_IN_A_CHUNK: Final = 1_000_000
 
 
-def read_labels(labels: LabelTable) -> pa.Table:
-    """Reads the label table.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelFiles:
+    """The label table as files, cut into chunks that are read one at a time.
+
+    Attributes:
+        labels: what it is of.
+        files: in the order of the rows.
+        chunks: file and row groups of each chunk, of up to a million rows where row groups allow it; no row groups: all
+            of the file.
+        rows: how many each chunk has.
+        schema: of every file.
+    """
+
+    labels: LabelTable
+    files: tuple[Path, ...]
+    chunks: tuple[tuple[Path, tuple[int, ...]], ...]
+    rows: tuple[int, ...]
+    schema: pa.Schema
+
+    def read(self, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """A chunk's rows.
+
+        Raises:
+            InputMissing: it cannot be read any more.
+        """
+        path, groups = self.chunks[chunk]
+        return _read(path, groups, columns)
+
+    def digest(self, digests: Sequence[str]) -> str:
+        """What names the content of the table, from the SHA-256 of each file: that of the only one, or of all."""
+        if self.files == (self.labels.path,):
+            return digests[0]
+        names = [file.relative_to(self.labels.path).as_posix() for file in self.files]
+        return sha256_hex(canonical_bytes(list(map(list, zip(names, digests, strict=True)))))
+
+
+def open_labels(labels: LabelTable) -> LabelFiles:
+    """Finds the label table's files and checks its columns; of parquet, only footers are read.
 
     Raises:
         InputMissing: it is not there, or neither parquet nor CSV.
         ColumnMissing: it lacks the time, a label or the confidence.
+        DatasetError: its files differ in their columns.
     """
     import pyarrow as pa
-    import pyarrow.csv
     import pyarrow.parquet as pq
 
     path = labels.path
-    try:
-        table = pa.csv.read_csv(path) if path.suffix.lower() == ".csv" else pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputMissing(
-            f"{path}: not there, or neither parquet nor CSV ({type(error).__name__}); name a file of labels"
-        ) from None
+    if path.suffix.lower() == ".csv":
+        table = _read(path, (), None)
+        found = LabelFiles(labels=labels, files=(path,), chunks=((path, ()),), rows=(len(table),), schema=table.schema)
+    else:
+        files = tuple(sorted(path.rglob("*.parquet"))) if path.is_dir() else (path,)
+        chunks: list[tuple[Path, tuple[int, ...]]] = []
+        rows: list[int] = []
+        schema: pa.Schema | None = None
+        try:
+            for file in files:
+                with pq.ParquetFile(file) as opened:
+                    own = opened.schema_arrow.remove_metadata()
+                    sizes = [opened.metadata.row_group(i).num_rows for i in range(opened.num_row_groups)]
+                if schema is not None and own != schema:
+                    raise DatasetError(f"{file}: has other columns or types than {files[0]}; write all alike")
+                schema = own
+                for groups in _grouped(sizes):
+                    chunks.append((file, groups))
+                    rows.append(sum(sizes[group] for group in groups))
+        except (OSError, pa.ArrowException) as error:
+            raise _missing(path, error) from None
+        if schema is None:
+            raise InputMissing(f"{path}: a folder without parquet files; name a file of labels, or a folder of them")
+        found = LabelFiles(labels=labels, files=files, chunks=tuple(chunks), rows=tuple(rows), schema=schema)
     source = labels.source
     needed = [labels.timestamp, *labels.labels]
     if isinstance(source, InferredLabels) and isinstance(source.confidence, ConfidenceColumn):
         needed.append(source.confidence.name)
     for name in needed:
-        _check_column(labels, table, name)
-    return table
+        _check_column(labels, found.schema.names, name)
+    return found
 
 
-def _check_column(labels: LabelTable, table: pa.Table, name: str) -> None:
-    if name not in table.column_names:
-        raise ColumnMissing(str(labels.path), name, tuple(table.column_names))
+def _grouped(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """A file's row groups, as many together as make a chunk; one chunk at least."""
+    groups: list[int] = []
+    for group, size in enumerate(sizes):
+        if groups and sum(sizes[i] for i in groups) + size > _ROWS_IN_A_CHUNK:
+            yield tuple(groups)
+            groups = []
+        groups.append(group)
+    yield tuple(groups)
+
+
+def _read(path: Path, groups: Sequence[int], columns: Sequence[str] | None) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix.lower() == ".csv":
+            table = pa.csv.read_csv(path)
+            return table if columns is None else table.select(list(columns))
+        with pq.ParquetFile(path) as opened:
+            names = None if columns is None else list(columns)
+            return opened.read_row_groups(list(groups), columns=names).replace_schema_metadata(None)
+    except (OSError, pa.ArrowException) as error:
+        raise _missing(path, error) from None
+
+
+def _missing(path: Path, error: Exception) -> InputMissing:
+    return InputMissing(
+        f"{path}: not there, or neither parquet nor CSV ({type(error).__name__}); name a file of labels"
+    )
+
+
+def _check_column(labels: LabelTable, names: Sequence[str], name: str) -> None:
+    if name not in names:
+        raise ColumnMissing(str(labels.path), name, tuple(names))
 
 
 def label_times(labels: LabelTable, table: pa.Table) -> NDArray[np.int64]:
@@ -87,7 +180,7 @@ def label_keys(labels: LabelTable, table: pa.Table, view: PublishedView) -> list
 
     keys = []
     for key in view.keys:
-        _check_column(labels, table, key.name)
+        _check_column(labels, table.column_names, key.name)
         column = one_array(table[key.name])
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()

@@ -11,11 +11,10 @@ from featurestore.datasets.spec import AnnotatedLabels, ConfidenceColumn, LabelS
 from governance.canonical import canonical_bytes, sha256_file, sha256_hex
 from governance.errors import DatasetError
 
-__all__ = ["DATA_FILE", "MANIFEST_FILE", "SCHEMA", "label_source_json", "manifest_bytes", "read_manifest", "version_of"]
+__all__ = ["MANIFEST_FILE", "SCHEMA", "label_source_json", "manifest_bytes", "read_manifest", "version_of"]
 
 SCHEMA: Final = "hedgerow.dataset/1"
 MANIFEST_FILE: Final = "manifest.json"
-DATA_FILE: Final = "data.parquet"
 
 
 def label_source_json(source: LabelSource) -> dict[str, Any]:
@@ -56,8 +55,11 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise DatasetError(f"{path}: not a {SCHEMA} record ({type(error).__name__}); build it anew") from None
     if version != version_of(manifest):
         raise DatasetError(f"{path}: was changed after it was made: its version does not match; build it anew")
+    there = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+    if added := sorted(there - set(files) - {MANIFEST_FILE}):
+        raise DatasetError(f"{directory}: files that the manifest does not name: {', '.join(added)}; remove them")
     for name, (size, digest) in files.items():
-        file = directory / Path(name).name
-        if not file.is_file() or file.stat().st_size != size or sha256_file(file) != digest:
+        file = directory / name
+        if name not in there or file.stat().st_size != size or sha256_file(file) != digest:
             raise DatasetError(f"{file}: missing, or not what the manifest says; build it anew")
     return {"version": version, **manifest}

@@ -29,7 +29,7 @@ from featurestore.datasets import (
     build_dataset,
     verify_dataset,
 )
-from featurestore.datasets.cli import app
+from featurestore.datasets.engine import DatasetEngine, InMemory
 from featurestore.datasets.manifest import manifest_bytes
 from governance.canonical import canonical_bytes, sha256_file
 from governance.errors import (
@@ -43,11 +43,20 @@ from governance.errors import (
 )
 from governance.ledger import Ledger
 from governance.release import ReleaseStore
-from governance.settings import Settings
+from governance.settings import Settings, Spark
+from pipelines.datasets import OnSpark
+from pipelines.datasets_cli import app
 from tests.support.releases import make_project, make_release
 
 WEEKS = [datetime(2025, 11, 3, tzinfo=UTC) + timedelta(days=7 * i) for i in range(3)]
 WEEK = timedelta(days=7)
+ON_SPARK = OnSpark(spark=Spark(master="local[2]", driver_memory="1g", shuffle_partitions=3))
+
+
+@pytest.fixture(params=["memory", "spark"])
+def engine(request: pytest.FixtureRequest) -> DatasetEngine:
+    """What joins: both do the same."""
+    return InMemory() if request.param == "memory" else ON_SPARK
 
 
 @pytest.fixture
@@ -101,7 +110,9 @@ def rows_of(directory: Path) -> dict[str, list[Any]]:
     return pq.read_table(directory / "data.parquet").to_pydict()
 
 
-def test_each_row_has_what_was_known_at_its_time(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
+def test_each_row_has_what_was_known_at_its_time(
+    settings: Settings, ledger: Ledger, tmp_path: Path, engine: DatasetEngine
+) -> None:
     first = release(settings, ledger, 0, {1: 10, 2: 20})
     second = release(settings, ledger, 1, {1: 11, 3: None})
     ends = [week + WEEK for week in WEEKS]
@@ -121,7 +132,7 @@ def test_each_row_has_what_was_known_at_its_time(settings: Settings, ledger: Led
         (1, ends[1]),
     ]
     table = labels(tmp_path / "labels.parquet", asked)
-    built = build_dataset(settings, ledger, spec(table, "pop_v1:plays", "pop_v1:day", "pop_v1:tag"))
+    built = build_dataset(settings, ledger, spec(table, "pop_v1:plays", "pop_v1:day", "pop_v1:tag"), engine=engine)
 
     found = rows_of(built.directory)
     one, two, none = first.release_id, second.release_id, None
@@ -134,7 +145,7 @@ def test_each_row_has_what_was_known_at_its_time(settings: Settings, ledger: Led
     assert (built.rows, built.releases, built.is_new) == (len(asked), (one, two), True)
     assert verify_dataset(built.directory)["version"] == built.version
 
-    parity = build_dataset(settings, ledger, spec(table, "pop_v1:plays", in_force=True))
+    parity = build_dataset(settings, ledger, spec(table, "pop_v1:plays", in_force=True), engine=engine)
     assert rows_of(parity.directory)["pop_v1__plays"] == [
         none, 10, 10, 11, none, none, none, none, none, none, 11, 11,
     ]  # fmt: skip
@@ -204,14 +215,16 @@ def test_labels_that_a_model_gave_say_so(settings: Settings, ledger: Ledger, tmp
         InferredLabels(model="m", confidence=1.5)
 
 
-def test_values_count_from_when_they_were_published(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
+def test_values_count_from_when_they_were_published(
+    settings: Settings, ledger: Ledger, tmp_path: Path, engine: DatasetEngine
+) -> None:
     release(settings, ledger, 0, {1: 10}, ttl=timedelta(0))
     published = datetime(2025, 12, 1, tzinfo=UTC)  # as the releases of tests say
     tick = timedelta(microseconds=1)
     asked = [(1, WEEKS[1]), (1, published - tick), (1, published)]
     table = labels(tmp_path / "labels.parquet", asked)
-    ends = build_dataset(settings, ledger, spec(table))
-    made = build_dataset(settings, ledger, spec(table, counts_from=CountsFrom.PUBLISHED))
+    ends = build_dataset(settings, ledger, spec(table), engine=engine)
+    made = build_dataset(settings, ledger, spec(table, counts_from=CountsFrom.PUBLISHED), engine=engine)
     assert rows_of(ends.directory)["pop_v1__plays"] == [10, 10, 10]
     assert rows_of(made.directory)["pop_v1__plays"] == [None, None, 10]
 
@@ -304,33 +317,35 @@ def test_leakage_and_changes_are_found(settings: Settings, ledger: Ledger, tmp_p
         verify_dataset(built.directory)
 
 
-def test_label_tables_that_cannot_be_used(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
+def test_label_tables_that_cannot_be_used(
+    settings: Settings, ledger: Ledger, tmp_path: Path, engine: DatasetEngine
+) -> None:
     release(settings, ledger, 0, {1: 10})
     path, time = tmp_path / "labels.parquet", WEEKS[1]
     table = labels(path, [(1, time)])
     with pytest.raises(InputMissing, match="neither parquet nor CSV"):
-        build_dataset(settings, ledger, spec(replace(table, path=tmp_path / "nothing.parquet")))
+        build_dataset(settings, ledger, spec(replace(table, path=tmp_path / "nothing.parquet")), engine=engine)
     (tmp_path / "text.parquet").write_text("no parquet")
     with pytest.raises(InputMissing):
-        build_dataset(settings, ledger, spec(replace(table, path=tmp_path / "text.parquet")))
+        build_dataset(settings, ledger, spec(replace(table, path=tmp_path / "text.parquet")), engine=engine)
     with pytest.raises(ColumnMissing, match="'when'"):
-        build_dataset(settings, ledger, spec(replace(table, timestamp="when")))
+        build_dataset(settings, ledger, spec(replace(table, timestamp="when")), engine=engine)
     with pytest.raises(ColumnMissing, match="'liked'"):
         build_dataset(settings, ledger, spec(replace(table, labels=("liked",))))
     with pytest.raises(ColumnTypeError, match="'item_id'"):
-        build_dataset(settings, ledger, spec(replace(table, timestamp="item_id")))
+        build_dataset(settings, ledger, spec(replace(table, timestamp="item_id")), engine=engine)
     pq.write_table(pa.table({"item_id": ["1"], "at": [time], "clicked": [1]}), path)
     with pytest.raises(ColumnTypeError, match="int64"):
-        build_dataset(settings, ledger, spec(table))
+        build_dataset(settings, ledger, spec(table), engine=engine)
     pq.write_table(pa.table({"at": [time], "clicked": [1]}), path)
     with pytest.raises(ColumnMissing, match="'item_id'"):
-        build_dataset(settings, ledger, spec(table))
+        build_dataset(settings, ledger, spec(table), engine=engine)
     pq.write_table(pa.table({"item_id": [1], "at": pa.array([None], pa.timestamp("us")), "clicked": [1]}), path)
     with pytest.raises(NullValue):
-        build_dataset(settings, ledger, spec(table))
+        build_dataset(settings, ledger, spec(table), engine=engine)
     labels(path, [(1, time)], pop_v1__plays=pa.array([1]))
     with pytest.raises(DatasetError, match="has a column 'pop_v1__plays' already"):
-        build_dataset(settings, ledger, spec(table))
+        build_dataset(settings, ledger, spec(table), engine=engine)
 
 
 def test_features_and_names_that_there_are_none_of(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
@@ -408,6 +423,10 @@ def test_from_the_command_line(settings: Settings, ledger: Ledger, tmp_path: Pat
     assert "pop/v1/2025-11-03" in told.output
     (directory,) = (settings.state_dir / "datasets" / "clicks").iterdir()
     assert rows_of(directory)["pop_v1__plays"] == [10, 20, 20]
+    on_spark = [*arguments, "--annotated-by", "behaviour", "--engine", "spark"]
+    assert CliRunner().invoke(app, on_spark, catch_exceptions=False).exit_code == 0
+    (other,) = set((settings.state_dir / "datasets" / "clicks").iterdir()) - {directory}
+    assert rows_of(other) == rows_of(directory)
     checked = CliRunner().invoke(app, ["verify", str(directory)], catch_exceptions=False)
     assert "3 rows, whole, no leakage" in checked.output
     for wrong in (
@@ -433,3 +452,84 @@ def test_no_row_order_is_changed_at_size(settings: Settings, ledger: Ledger, tmp
     built = build_dataset(settings, ledger, spec(labels(tmp_path / "labels.parquet", asked)))
     expected = [item + (100_000 if time >= WEEKS[2] and item < 1_500 else 0) for item, time in asked]
     assert rows_of(built.directory)["pop_v1__plays"] == expected
+
+
+@pytest.mark.parametrize("in_force", [False, True])
+def test_many_files_are_joined_as_by_a_plain_loop(
+    released: tuple[Settings, Ledger, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_force: bool
+) -> None:
+    """The same rows from both engines, in many chunks or one, and what a loop over releases finds for each."""
+    monkeypatch.setattr("featurestore.datasets.labels._ROWS_IN_A_CHUNK", 800)
+    settings, ledger, _ = released
+    generator, folder = np.random.default_rng(11), tmp_path / "labels"
+    folder.mkdir()
+    asked: list[tuple[int | None, datetime]] = []
+    for file, count in (("a", 2_000), ("b", 1), ("c", 900)):
+        items = [None if item == 7 else item for item in generator.integers(0, 8, count).tolist()]
+        hours = [timedelta(hours=hour) for hour in generator.integers(-48, 40 * 24, count).tolist()]
+        rows = [(item, WEEKS[0] + hour) for item, hour in zip(items, hours, strict=True)]
+        written = labels(tmp_path / "one.parquet", rows)
+        pq.write_table(pq.read_table(written.path), folder / f"{file}.parquet", row_group_size=400)
+        asked += rows
+    wanted = spec(replace(written, path=folder), "pop_v1:plays", "pop_v1:mean", "pop_v1:tag", in_force=in_force)
+    told: list[str] = []
+    here = build_dataset(settings, ledger, wanted)
+    there = build_dataset(settings, ledger, wanted, told.append, engine=ON_SPARK)
+
+    expected = []
+    for item, time in asked:
+        known = [week for week in range(3) if WEEKS[week] + WEEK <= time]
+        usable = known[-1:] if in_force else [week for week in known if item in CONTENT[week]]
+        best = max((week for week in usable if time <= WEEKS[week] + WEEK + timedelta(days=14)), default=None)
+        expected.append(None if best is None else CONTENT[best].get(item))
+    assert rows_of(there.directory)["pop_v1__plays"] == expected
+    assert rows_of(there.directory)["clicked"] == rows_of(here.directory)["clicked"]
+    tables = [pq.read_table(built.directory / "data.parquet") for built in (here, there)]
+    assert tables[0].schema == tables[1].schema
+    assert tables[0].to_pydict() == tables[1].to_pydict()
+    manifests = [verify_dataset(built.directory) for built in (here, there)]
+    files = [[file["name"] for file in manifest.pop("files")] for manifest in manifests]
+    assert files == [["data.parquet"], [f"data.parquet/part-{part:05}.parquet" for part in range(6)]]
+    assert manifests[0].pop("version") != manifests[1].pop("version"), "files are part of it"
+    assert manifests[0] == manifests[1]
+    assert "joining on Spark" in told
+    again = build_dataset(settings, ledger, wanted, engine=ON_SPARK)
+    assert (again.version, again.is_new) == (there.version, False), "written the same again"
+
+    (there.directory / "data.parquet" / "part-00099.parquet").write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"does not name: data\.parquet/part-00099\.parquet"):
+        verify_dataset(there.directory)
+
+
+def test_files_of_labels_that_differ(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
+    release(settings, ledger, 0, {1: 10})
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    table = replace(labels(tmp_path / "one.parquet", [(1, WEEKS[1])]), path=folder)
+    with pytest.raises(InputMissing, match="without parquet files"):
+        build_dataset(settings, ledger, spec(table))
+    labels(folder / "a.parquet", [(1, WEEKS[1])])
+    labels(folder / "b.parquet", [(1, WEEKS[1])], more=pa.array([1]))
+    with pytest.raises(DatasetError, match=r"b\.parquet: has other columns"):
+        build_dataset(settings, ledger, spec(table))
+
+
+def test_labels_without_rows(settings: Settings, ledger: Ledger, tmp_path: Path, engine: DatasetEngine) -> None:
+    release(settings, ledger, 0, {1: 10})
+    built = build_dataset(settings, ledger, spec(labels(tmp_path / "labels.parquet", [])), engine=engine)
+    assert (built.rows, built.releases) == (0, ())
+    assert rows_of(built.directory)["pop_v1__plays"] == []
+
+
+def test_what_is_interrupted_leaves_nothing(settings: Settings, ledger: Ledger, tmp_path: Path) -> None:
+    class Interrupted(InMemory):
+        def write(self, *given: Any) -> Any:
+            super().write(*given)
+            raise KeyboardInterrupt
+
+    release(settings, ledger, 0, {1: 10})
+    with pytest.raises(KeyboardInterrupt):
+        build_dataset(
+            settings, ledger, spec(labels(tmp_path / "labels.parquet", [(1, WEEKS[1])])), engine=Interrupted()
+        )
+    assert [path.name for path in (settings.state_dir / "datasets").rglob("*")] == [".staging"]

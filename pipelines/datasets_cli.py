@@ -1,9 +1,10 @@
-"""`hedgerow dataset`: training sets."""
+"""The commands `hedgerow dataset build` and `verify`: training sets, joined in memory or on Spark."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,9 +20,20 @@ from featurestore.datasets.spec import (
 from governance.errors import DatasetError
 from governance.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from featurestore.datasets.engine import DatasetEngine
+
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True)
+
+
+class Engine(StrEnum):
+    """Where labels and releases are joined."""
+
+    MEMORY = "memory"
+    SPARK = "spark"
+
 
 Project = Annotated[Path, typer.Option("--project", "-p", help="Folder with hedgerow.toml.")]
 
@@ -34,7 +46,7 @@ def _group() -> None:
 @app.command()
 def build(
     name: Annotated[str, typer.Argument(help="The training set's name.")],
-    labels: Annotated[Path, typer.Option(help="Parquet or CSV: keys, a time, labels.")],
+    labels: Annotated[Path, typer.Option(help="Parquet, a folder of it, or CSV: keys, a time, labels.")],
     label: Annotated[list[str], typer.Option(help="A label column; may be given more than once.")],
     feature: Annotated[list[str] | None, typer.Option(help="'view:feature'; may be given more than once.")] = None,
     service: Annotated[str | None, typer.Option(help="All features of a published feature service.")] = None,
@@ -49,6 +61,9 @@ def build(
     in_force: Annotated[
         bool, typer.Option("--in-force", help="Only what the newest release at the time holds, as serving answers.")
     ] = False,
+    engine: Annotated[
+        Engine, typer.Option(help="Where rows are joined: in memory, or on Spark, for labels that fit no machine.")
+    ] = Engine.MEMORY,
     project: Project = Path(),
 ) -> None:
     """Build a training set: as many rows out as in, each with what was known at its time."""
@@ -72,7 +87,7 @@ def build(
     )
     console = Console(highlight=False)
     with console.status("building") as status, open_ledger(settings) as ledger:
-        built = build_dataset(settings, ledger, spec, status.update)
+        built = build_dataset(settings, ledger, spec, status.update, engine=_engine(settings, engine))
     lines = [
         f"dataset   {built.name}, version {built.version[:16]}{'' if built.is_new else ', which was there already'}",
         f"rows      {built.rows:,}, as many as labels",
@@ -90,6 +105,16 @@ def verify(directory: Annotated[Path, typer.Argument(help="A training set's fold
 
     manifest = verify_dataset(directory)
     typer.echo(f"{manifest['name']}, version {manifest['version'][:16]}: {manifest['rows']:,} rows, whole, no leakage")
+
+
+def _engine(settings: Settings, chosen: Engine) -> DatasetEngine:
+    if chosen is Engine.SPARK:
+        from pipelines.datasets import OnSpark
+
+        return OnSpark(spark=settings.spark)
+    from featurestore.datasets.engine import InMemory
+
+    return InMemory()
 
 
 def _source(
