@@ -14,7 +14,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Final
 
 import grpc
@@ -39,17 +38,15 @@ class QueueSpeed:
     Args:
         queue_seconds: how long a call may wait in it.
         least: so many may wait at any speed.
+
+    Attributes:
+        most_waiting: so many calls may wait now.
     """
 
     def __init__(self, queue_seconds: float, least: int = 16) -> None:
         self._queue_seconds = queue_seconds
         self._least = least
-        self._rate = _FIRST_WAITING / queue_seconds
-
-    @property
-    def most_waiting(self) -> int:
-        """So many calls may wait now."""
-        return min(_MOST_WAITING, max(self._least, int(self._rate * self._queue_seconds)))
+        self._moves(_FIRST_WAITING / queue_seconds)
 
     def retry_seconds(self, waiting: int) -> float:
         """After about this time, so many calls are done."""
@@ -65,9 +62,14 @@ class QueueSpeed:
         """
         if waited > 2 * self._queue_seconds:
             # refusals empty the queue fast and say nothing of the speed
-            self._rate = max(self._rate * (1 - _GAIN), 1.0)
+            self._moves(max(self._rate * (1 - _GAIN), 1.0))
         elif ahead >= _LEAST_AHEAD:
-            self._rate += _GAIN * (ahead / max(waited, 1e-6) - self._rate)
+            self._moves(self._rate + _GAIN * (ahead / max(waited, 1e-6) - self._rate))
+
+    def _moves(self, rate: float) -> None:
+        """The queue moves by so many calls a second."""
+        self._rate = rate
+        self.most_waiting = min(_MOST_WAITING, max(self._least, int(rate * self._queue_seconds)))
 
 
 class WorkerPool:
@@ -103,7 +105,7 @@ class WorkerPool:
     @property
     def full(self) -> bool:
         """Whether the next call would wait too long."""
-        return self.waiting >= self.most_waiting
+        return self._work.qsize() >= self._speed.most_waiting
 
     @property
     def overdue(self) -> bool:
@@ -139,13 +141,8 @@ class WorkerPool:
             del work, function, args  # what a call held is free while its thread waits for the next
 
 
-@lru_cache(maxsize=64)
-def _refusal(seconds: float) -> tuple[str, tuple[tuple[str, bytes], ...]]:
-    message = f"the server is overloaded; try again in {seconds:g} s"
-    details = encode_details(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message, Details(retry_seconds=seconds))
-    return message, ((DETAILS_TRAILER, details),)
-
-
 def refusal(retry_seconds: float) -> tuple[str, tuple[tuple[str, bytes], ...]]:
-    """Message and trailing metadata of a refusal, made once for each time to wait: refusals must stay cheap."""
-    return _refusal(round(retry_seconds, 1) or 0.05)
+    """Message and trailing metadata of a refusal."""
+    message = f"the server is overloaded; try again in {retry_seconds:g} s"
+    details = encode_details(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], message, Details(retry_seconds=retry_seconds))
+    return message, ((DETAILS_TRAILER, details),)

@@ -9,7 +9,9 @@ from typing import Final
 
 import grpc
 
-__all__ = ["MESSAGE_HEADER", "Refused", "check_started", "one_message", "taken_messages"]
+from serving.front.refusals import Refused
+
+__all__ = ["MESSAGE_HEADER", "check_started", "one_message", "taken_messages"]
 
 MESSAGE_HEADER: Final = struct.Struct(">BL")
 """Whether the message is compressed, and its length."""
@@ -18,15 +20,6 @@ MAX_INFLATED_BYTES: Final = 1024 * 1024
 _HEADER_BYTES: Final = 5
 _CUT: Final = "a message that is cut short"
 _TWO: Final = "more than one message in a call that takes one"
-
-
-class Refused(Exception):
-    """A call that ends with a status for what it sent."""
-
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 def one_message(body: bytes, encoding: str, most: int) -> bytes:
@@ -103,4 +96,5 @@ def _inflated(body: bytes, compressed: int, encoding: str, most: int) -> bytes:
 
 
 def _too_large(most: int) -> Refused:
-    return Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"a message of more than {most:,} bytes")
+    text = f"a message of more than {most:,} bytes; split the request"
+    return Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, text)

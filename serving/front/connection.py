@@ -5,10 +5,10 @@ to is collected and written at once (`sender`). RFC 9113 says what a peer may do
 connection.
 
 Memory that a peer can make us hold is bounded: unfinished requests by `Limits.unfinished_bytes` over all connections,
-answers that it does not take by `Limits.held_bytes` on each and on all (nothing is read while its socket is full, so no
-new requests come), header lists by `headers.MAX_METADATA_BYTES`, streams by `Limits.streams`. What does not end, and
-what is not taken, ends after `Limits.stalled_seconds`. Frames that cost us work and lead to nothing (PING, SETTINGS,
-resets, empty DATA) are counted against calls that end well.
+answers that it does not take by `Limits.held_bytes` on each and on all, with what waits for its socket (while that is
+full nothing is read from it, so no new requests come), header lists by `headers.MAX_METADATA_BYTES`, streams by
+`Limits.streams`. What does not end, and what is not taken, ends after `Limits.stalled_seconds`. Frames that cost us
+work and lead to nothing (PING, SETTINGS, resets, empty DATA) are counted against calls that end well.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-_WRITE_BUFFER_BYTES: Final = 1 << 20
+_WRITE_BUFFER_BYTES: Final = 1 << 14
+"""So much waits for a socket before its peer counts as one that does not read."""
 _SETTING: Final = struct.Struct(">HL")
 _MOST_IDLE: Final = 10_000
 """So many frames that lead to nothing may come between calls that end well."""
@@ -71,24 +72,30 @@ class Connection(asyncio.Protocol):
         site: the server.
 
     Attributes:
-        answer, part, end: see `sender.Sender`.
+        answer, part, end, refuse: see `sender.Sender`.
         post: has a function of this connection called on the event loop, from any thread.
         peer: `ipv4:host:port` or `ipv6:[host]:port`.
         identity: what TLS has verified of the peer: kind of name → names.
+        held: bytes of answers that its peer has not taken.
+        slow: how many calls in a row were no quick ones, of methods that have such; see `dispatch`.
     """
 
     def __init__(self, site: Site) -> None:
         self.peer = "unknown:"
         self.identity: Mapping[str, list[bytes]] = {}
         self._site = site
-        self._sender = Sender(self._write, self._over, self._hold, self._may_hold, site.refusal)
+        self.held = 0
+        self.slow = 0
+        self._sender = Sender(self._write, self._over, self._hold, self._may_hold, site.refuse)
         self._streams = Streams(self, site, self._sender)
         self.answer, self.part, self.end = self._sender.answer, self._sender.part, self._sender.end
-        self.flush, self.post, self._later = self._sender.flush, site.post, site.later
+        self.refuse, self.flush = self._sender.refuse, self._sender.flush
+        self.post, self._later = site.post, site.later
         self._transport: Any = None
         self._since = time.monotonic()
         self._rest = b""
         self._seen = 0
+        self._stuck = 0
         self._begun = self._settled = self._closing = self._draining = False
         self._kinds: Mapping[int, Callable[[int, int, bytes], None]] = {
             Kind.DATA: self._streams.data,
@@ -141,7 +148,7 @@ class Connection(asyncio.Protocol):
             self._rest = data[self._frames(data) :]
             check(self._streams.idle <= _MOST_IDLE, ErrorCode.ENHANCE_YOUR_CALM)
         except Fault as fault:
-            self._sender.add(goaway(self._streams.last, fault.code))
+            self._sender.add(goaway(self._streams.seen, fault.code))
             self.close()
             return
         self._sender.pump()
@@ -167,6 +174,7 @@ class Connection(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self._closing = True
         self._streams.close()
+        self._waits_for_socket(0)
         self._site.closed(self)
 
     def pause_writing(self) -> None:
@@ -174,10 +182,12 @@ class Connection(asyncio.Protocol):
         self._sender.paused = True
         self._since = time.monotonic()
         self._transport.pause_reading()
+        self._waits_for_socket(self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """See `asyncio.Protocol`."""
         self._sender.paused = False
+        self._waits_for_socket(0)
         self._transport.resume_reading()
         self._sender.pump()
         self.flush()
@@ -185,13 +195,23 @@ class Connection(asyncio.Protocol):
     def _write(self, data: bytes) -> None:
         if not self._closing:
             self._transport.write(data)
+            if self._sender.paused:
+                self._waits_for_socket(self._transport.get_write_buffer_size())
+
+    def _waits_for_socket(self, size: int) -> None:
+        """So many bytes of what was written are still here: answers that the peer has not taken, like those before."""
+        if size < self._stuck:
+            self._since = time.monotonic()
+        self._hold(size - self._stuck)
+        self._stuck = size
 
     def _hold(self, size: int) -> None:
+        self.held += size
         self._site.held += size
 
     def _may_hold(self, size: int) -> bool:
         most = self._site.limits.held_bytes
-        if self._sender.held + size > most // 4:
+        if self.held + size > most // 4:
             return False
         return self._site.held + size <= most or self._site.makes_room()
 
@@ -303,7 +323,7 @@ class Connection(asyncio.Protocol):
         if self._closing or streams.left:
             return
         streams.left = True
-        self._sender.add(goaway(streams.last, ErrorCode.NO_ERROR))
+        self._sender.add(goaway(streams.seen, ErrorCode.NO_ERROR))
         streams.cancel(lambda call: call.head.method is not None and call.head.method.watches, _ENDS)
         self.flush()
         if not streams:
@@ -327,12 +347,14 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Ends the connection without a word."""
-        self._closing = True
+        """Ends the connection without a word, and gives up what it holds now, not when its socket is closed."""
         self._transport.abort()
+        self.connection_lost(None)
 
     def look(self, now: float) -> None:
         """Called a few times a second: ends what does not begin, does not end, or is not taken."""
+        if self._sender.paused:
+            self._waits_for_socket(self._transport.get_write_buffer_size())
         waited, limits = now - self._since, self._site.limits
         if (not self._begun and waited > limits.begin_seconds) or (
             self._sender.paused and waited > limits.stalled_seconds
@@ -344,14 +366,9 @@ class Connection(asyncio.Protocol):
             self.flush()
 
     @property
-    def held(self) -> int:
-        """Bytes of answers that its peer has not taken."""
-        return self._sender.held
-
-    @property
     def untaken_since(self) -> float:
         """When its peer last took something of what it was sent; infinity where nothing waits."""
-        return self._streams.untaken_since
+        return self._since if self._sender.paused else self._streams.untaken_since
 
     @property
     def idle_since(self) -> float:

@@ -4,6 +4,9 @@ A call whose method says that it is quick (`Method.quick`) is answered where it 
 costs more than looking a hundred rows up in mapped memory. Others, which wait for a store or compute for long, go to
 the pool. Both have a queue before them whose bound is a time (`serving.admission`). Reading goes before answering, so
 that queues are seen as they are and refusals are not late; answers of one turn are written together.
+
+A refusal must cost far less than an answer, or a server that is asked ten times too much does nothing but refuse. Most
+calls are refused by their headers: their requests are neither kept nor parsed, and the trailers are ready.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from functools import lru_cache
 from typing import Any, Final
 
 import grpc
@@ -19,8 +23,9 @@ import grpc
 from serving.admission import QueueSpeed, WorkerPool, refusal
 from serving.front.call import Aborted, Call, Closed
 from serving.front.connection import Connection
-from serving.front.headers import Head
+from serving.front.headers import Head, trailers_block
 from serving.front.methods import Method, MethodTable
+from serving.front.refusals import Refused, status_metadata
 from serving.front.streams import Limits
 
 __all__ = ["Dispatcher"]
@@ -28,11 +33,16 @@ __all__ = ["Dispatcher"]
 _TURN_SECONDS: Final = 0.001
 _UNTAKEN_SECONDS: Final = 2.0
 """A peer that has taken nothing for so long makes way for others, where there is no room for all."""
+_ROOM_SECONDS: Final = 0.1
+"""Where no such peer was found, none is looked for again within this time."""
 _LARGE_BYTES: Final = 64 * 1024
 """Of a request that a thread parses."""
 _AHEAD_BYTES: Final = 1 << 20
 """So far a stream runs ahead of its reader."""
 _FAILED: Final = "the server failed at this request"
+_SURELY_SLOW: Final = 16
+"""After so many calls in a row that were not quick, a connection's next ones are taken for such unseen while the pool
+is full; one of so many is looked at, to notice when that changes."""
 
 
 class Dispatcher:
@@ -67,9 +77,10 @@ class Dispatcher:
         self._most_waited = 2 * queue_seconds
         self._speed = QueueSpeed(queue_seconds)
         self._refused = refused
+        self._no_room_until = 0.0
         self._streams: dict[Call, None] = {}
         self._most_streams = streams
-        self._ready: deque[tuple[Call, bytes, int]] = deque()
+        self._ready: deque[tuple[Call, bytes, int, float]] = deque()
         self._turn_comes = False
         self._posted: deque[tuple[Callable[..., None], Any]] = deque()
         self._woken = False
@@ -86,33 +97,48 @@ class Dispatcher:
         if not self.connections:
             self.emptied()
 
-    def refuses(self, head: Head) -> bool:
-        """Whether a call must be refused because there is too much to do."""
+    def busy(self) -> bool:
+        """Whether there is too much to do, or held, for any more calls."""
+        return len(self._ready) >= self._speed.most_waiting or (
+            self.held > self.limits.held_bytes and not self.makes_room()
+        )
+
+    def refuses(self, connection: Connection, head: Head) -> bool:
+        """Whether a call of this connection must be refused because there is too much to do."""
         method = head.method
         assert method is not None, "calls without a method are refused before"
         if method.control:
             return False
-        full = (
-            len(self._ready) >= self._speed.most_waiting
-            or self.held > self.limits.held_bytes
-            or (method.quick is None and self._pool.full)
-        )
-        if full:
-            self._refused(method.name)
-        return full
+        if self.busy() or connection.held > self.limits.held_bytes // 4:
+            return True
+        if method.quick is None:
+            return self._pool.full
+        if connection.slow < _SURELY_SLOW or not self._pool.full:
+            return False
+        connection.slow += 1
+        return connection.slow % _SURELY_SLOW != 0
+
+    def refuse(self, call: Call) -> None:
+        """Ends a call for that reason; its caller is told when to come again."""
+        self._refused(_method(call).name)
+        tenths = round(10 * max(self._pool.retry_seconds, self._speed.retry_seconds(len(self._ready))))
+        if call.headers_sent:
+            call.connection.end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, *refusal(tenths / 10 or 0.05))
+        else:
+            call.connection.refuse(call, _refusal_block(tenths))
 
     def makes_room(self) -> bool:
         """Ends the connection that holds most of what nobody takes; whether there is room now."""
-        most = max(self.connections, key=lambda one: one.held)
-        if time.monotonic() - most.untaken_since < _UNTAKEN_SECONDS:
-            return False  # it is reading
+        now = time.monotonic()
+        if now < self._no_room_until:
+            return False
+        untaken = (one for one in self.connections if now - one.untaken_since >= _UNTAKEN_SECONDS)  # others are read
+        most = max(untaken, key=lambda one: one.held, default=None)
+        if most is None:
+            self._no_room_until = now + _ROOM_SECONDS
+            return False
         most.abort()
-        most.connection_lost(None)  # its answers are given up now, not when the socket is
         return self.held <= self.limits.held_bytes
-
-    def refusal(self) -> tuple[str, Any]:
-        """Message and trailing metadata of such a refusal."""
-        return refusal(max(self._pool.retry_seconds, self._speed.retry_seconds(len(self._ready))))
 
     def arrived(self, call: Call, message: bytes) -> None:
         """A request is whole."""
@@ -120,7 +146,7 @@ class Dispatcher:
         if method.control:
             self._control(call, method, message)
             return
-        self._ready.append((call, message, len(self._ready)))
+        self._ready.append((call, message, len(self._ready), time.monotonic()))
         self._come_again()
 
     def message(self, call: Call, message: bytes) -> None:
@@ -174,9 +200,9 @@ class Dispatcher:
         touched: dict[Connection, None] = {}
         until = time.monotonic() + _TURN_SECONDS
         while ready:
-            call, message, ahead = ready.popleft()
+            call, message, ahead, since = ready.popleft()
             if call.is_active():
-                now = self._begin(call, message, ahead)
+                now = self._begin(call, message, ahead, since)
                 touched[call.connection] = None
                 if now >= until:
                     break
@@ -185,29 +211,31 @@ class Dispatcher:
         if ready:
             self._come_again()
 
-    def _begin(self, call: Call, message: bytes, ahead: int) -> float:
-        """Answers a call, or hands it to a thread; gives the time when it began."""
+    def _begin(self, call: Call, message: bytes, ahead: int, since: float) -> float:
+        """Answers a call that was whole then, or hands it to a thread; gives the time when it began."""
         now = time.monotonic()
-        waited = now - call.since
+        waited = now - since
         self._speed.note(ahead, waited)
         method = _method(call)
         if waited > self._most_waited:
-            self._refuse(call)
+            self.refuse(call)
         elif method.answers or method.quick is None or len(message) > _LARGE_BYTES:
             self._hand_over(call, method, lambda: self._parsed(call, method, message))
         elif (request := self._parsed(call, method, message)) is not _NOTHING:
             if method.quick(request):
+                call.connection.slow = 0
                 answer = self._run(call, method, request)
                 if answer is not None:
                     call.connection.answer(call, answer)
             else:
+                call.connection.slow += 1
                 self._hand_over(call, method, lambda: request)
         return now
 
     def _hand_over(self, call: Call, method: Method, request: Callable[[], Any]) -> None:
         """Has a thread answer a call; a large request is parsed there too."""
         if self._pool.full:
-            self._refuse(call)
+            self.refuse(call)
         elif method.answers:
             self._make_way()
             call.makes_room()
@@ -224,10 +252,6 @@ class Dispatcher:
         stalled = min((call for call in self._streams if call.pending), key=lambda call: call.moved, default=None)
         if stalled is not None and time.monotonic() - stalled.moved > _UNTAKEN_SECONDS:
             stalled.connection.cancel(stalled, "the answer is not taken, and others wait")
-
-    def _refuse(self, call: Call) -> None:
-        self._refused(_method(call).name)
-        call.connection.end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, *self.refusal())
 
     def _control(self, call: Call, method: Method, message: bytes) -> None:
         if (request := self._parsed(call, method, message)) is _NOTHING:
@@ -255,7 +279,8 @@ class Dispatcher:
         try:
             return method.parse(message)
         except Exception:  # noqa: BLE001 - whatever a parser raises, the message is not one
-            self.post(call.connection.end, call, grpc.StatusCode.INVALID_ARGUMENT, "the message cannot be read", ())
+            refused = Refused(grpc.StatusCode.INVALID_ARGUMENT, "the message cannot be read")
+            self.post(call.connection.end, call, refused.code, refused.message, refused.metadata)
             return _NOTHING
 
     # --- on the loop or on a thread -----------------------------------------------------------------------------
@@ -276,7 +301,8 @@ class Dispatcher:
         if isinstance(error, Aborted):
             self.post(connection.end, call, call.code() or grpc.StatusCode.UNKNOWN, call.details(), call.trailing)
         else:
-            self.post(connection.end, call, grpc.StatusCode.UNKNOWN, _FAILED, ())
+            code = grpc.StatusCode.UNKNOWN
+            self.post(connection.end, call, code, _FAILED, status_metadata(code, _FAILED))
 
     # --- on a thread --------------------------------------------------------------------------------------------
 
@@ -284,7 +310,7 @@ class Dispatcher:
         if not call.is_active():
             return
         if self._pool.overdue:
-            self.post(self._refuse, call)
+            self.post(self.refuse, call)
         elif (parsed := request()) is not _NOTHING and (answer := self._run(call, method, parsed)) is not None:
             self.post(call.connection.answer, call, answer)
 
@@ -304,6 +330,12 @@ class Dispatcher:
 
 
 _NOTHING: Final = object()
+
+
+@lru_cache(maxsize=64)
+def _refusal_block(tenths: int) -> bytes:
+    """Trailers of a call that is refused for so many tenths of a second."""
+    return trailers_block(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], *refusal(tenths / 10 or 0.05), only=True)
 
 
 def _method(call: Call) -> Method:

@@ -26,6 +26,7 @@ from hpack.table import HeaderTable
 
 from serving.front.frames import ErrorCode, Fault
 from serving.front.methods import Method
+from serving.front.refusals import Refused
 
 __all__ = ["ANSWER_BLOCK", "OK_BLOCK", "Head", "Heads", "http_status_block", "metadata_block", "trailers_block"]
 
@@ -73,7 +74,7 @@ class Head:
         length: of all DATA, where the caller says so; -1 otherwise.
         size: of the header list in bytes, as RFC 9113 counts it.
         http_status: what to answer instead of gRPC, where this is no gRPC call; 0 otherwise.
-        refusal: status and message of a call that is refused for its headers.
+        refusal: why a call is refused for its headers; None where it is not.
     """
 
     method: Method | None
@@ -84,7 +85,7 @@ class Head:
     length: int
     size: int
     http_status: int = 0
-    refusal: tuple[grpc.StatusCode, str] | None = None
+    refusal: Refused | None = None
 
 
 class _Table(HeaderTable):
@@ -169,25 +170,29 @@ def _head(fields: list[tuple[bytes, bytes]], methods: Mapping[str, Method]) -> H
     if not pseudo.get(b":path") or b":method" not in pseudo or b":scheme" not in pseudo:
         raise ValueError("pseudo-header missing")
     own = dict(regular)
-    status, refusal = _http_status(pseudo, own), None
+    status = _http_status(pseudo, own)
+    refusal: Refused | None = None
     path = pseudo[b":path"].decode("ascii", "replace")
     timeout: float | None = None
     metadata: tuple[Metadatum, ...] = ()
     size = sum(len(name) + len(value) + 32 for name, value in fields)
     if size > MAX_METADATA_BYTES:
-        refusal = grpc.StatusCode.RESOURCE_EXHAUSTED, f"metadata of more than {MAX_METADATA_BYTES:,} bytes"
+        found = f"found {size:,} bytes of metadata, allowed {MAX_METADATA_BYTES:,}; send fewer, or a shorter token"
+        refusal = Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, found, "metadata")
     else:
         try:
             timeout = _timeout(own.get(b"grpc-timeout"))
             metadata = tuple(_metadata(regular))
         except ValueError as error:
-            refusal = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+            refusal = Refused(grpc.StatusCode.INVALID_ARGUMENT, str(error), "metadata")
     method = methods.get(path)
     encoding = own.get(b"grpc-encoding", b"identity")
     if refusal is None and method is None:
-        refusal = grpc.StatusCode.UNIMPLEMENTED, "no such method; this server's reflection lists what there is"
+        text = "no such method; this server's reflection lists what there is"
+        refusal = Refused(grpc.StatusCode.UNIMPLEMENTED, text, "method")
     if refusal is None and encoding not in _ENCODINGS:
-        refusal = grpc.StatusCode.UNIMPLEMENTED, "this message encoding is not supported; use identity or gzip"
+        text = "this message encoding is not supported; use identity or gzip"
+        refusal = Refused(grpc.StatusCode.UNIMPLEMENTED, text, "metadata")
     return Head(
         method=method,
         path=path,

@@ -35,9 +35,9 @@ from serving.front.headers import ANSWER_BLOCK, OK_BLOCK, metadata_block, traile
 __all__ = ["Sender"]
 
 _LAST: Final = Flag.END_HEADERS | Flag.END_STREAM
-_LARGEST_FRAME: Final = 1 << 20
-_WRITE_BYTES: Final = 1 << 18
-"""About so much is collected before it is written."""
+_PIECE_BYTES: Final = 1 << 16
+"""No larger frame is sent, and about so much is collected before it is written: what a socket that is full leaves of it
+is not seen before the next one."""
 
 
 def _constant(block: bytes, flags: int) -> bytes:
@@ -57,10 +57,9 @@ class Sender:
         over: told of each call whose last frame is sent.
         hold: told how many bytes more, or fewer, wait.
         may_hold: asked before an answer waits.
-        refusal: message and metadata of an answer that must not.
+        refuse: ends a call whose answer must not.
 
     Attributes:
-        held: bytes of answers that wait.
         paused: whether the socket takes no more for now.
     """
 
@@ -70,15 +69,14 @@ class Sender:
         over: Callable[[Call], None],
         hold: Callable[[int], None],
         may_hold: Callable[[int], bool],
-        refusal: Callable[[], tuple[str, Any]],
+        refuse: Callable[[Call], None],
     ) -> None:
-        self.held = 0
         self.paused = False
         self._write = write
         self._over = over
         self._hold = hold
         self._may_hold = may_hold
-        self._refusal = refusal
+        self._refuse = refuse
         self._out: list[Any] = []
         self._collected = 0
         self._waiting: dict[int, Call] = {}
@@ -94,7 +92,7 @@ class Sender:
 
     def frames_up_to(self, size: int) -> None:
         """The peer takes frames of so many bytes."""
-        self._frame_bytes = min(size, _LARGEST_FRAME)
+        self._frame_bytes = min(size, _PIECE_BYTES)
 
     def opened(self, increment: int, call: Call | None) -> None:
         """The peer takes so many bytes more, of one call or, None, of all. `pump` sends what waited for it.
@@ -156,28 +154,36 @@ class Sender:
         )
         call.ended = call.good = True
         self._over(call)
+        self._collected += size
+        if self._collected > _PIECE_BYTES:
+            self.flush()
 
     def part(self, call: Call, message: bytes) -> None:
         """Sends one message of a call's answer. Nothing happens where the call is over."""
         if call.ended:
             return
-        if not call.headers_sent:
-            if not self._may_hold(len(message)):
-                # Some peer takes nothing of large answers: this one, or others for a moment.
-                self.end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, *self._refusal())
-                return
-            call.headers_sent = True
-            self._headers(call.stream, ANSWER_BLOCK + metadata_block(call.initial), Flag.END_HEADERS)
+        if not call.headers_sent and not self._begun(call, len(message)):
+            return
         if call.pending is None:
             call.pending = deque()
         if not call.pending:
             call.moved = time.monotonic()
         call.pending.append(memoryview(MESSAGE_HEADER.pack(0, len(message)) + message))
-        self.held += len(message) + 5
         self._hold(len(message) + 5)
         if call.window > 0:
             self._waiting[call.stream] = call
             self.pump()
+
+    def _begun(self, call: Call, size: int) -> bool:
+        """Sends the headers of an answer that begins with so many bytes, if it may be held."""
+        if not self._may_hold(size):
+            # Some peer takes nothing of large answers: this one, or others for a moment.
+            self._refuse(call)
+        if call.ended:
+            return False  # refused, or given up with this very connection, which made room
+        call.headers_sent = True
+        self._headers(call.stream, ANSWER_BLOCK + metadata_block(call.initial), Flag.END_HEADERS)
+        return True
 
     def end(self, call: Call, code: grpc.StatusCode, message: str, metadata: Iterable[Any]) -> None:
         """Ends a call with a status, after what is still to be sent. Nothing happens where the call is over."""
@@ -189,6 +195,11 @@ class Sender:
         if call.pending:
             call.last = block
         else:
+            self.last(call, block)
+
+    def refuse(self, call: Call, block: bytes) -> None:
+        """Ends a call of which nothing is sent yet with these trailers. Nothing happens where it is over."""
+        if not call.ended:
             self.last(call, block)
 
     def last(self, call: Call, block: bytes) -> None:
@@ -203,7 +214,7 @@ class Sender:
         """Forgets what a call still had to send."""
         self._waiting.pop(call.stream, None)
         if call.pending:
-            self._release(sum(map(len, call.pending)))
+            self._hold(-sum(map(len, call.pending)))
         call.pending = None
 
     def widened(self, calls: Iterable[Call]) -> None:
@@ -218,7 +229,7 @@ class Sender:
                 if self._full():
                     return
                 moved |= self._pump_one(call)
-                if self._collected > _WRITE_BYTES:
+                if self._collected > _PIECE_BYTES:
                     self.flush()
             if not moved:
                 return
@@ -238,7 +249,7 @@ class Sender:
         self._collected += size
         self._window -= size
         call.window -= size
-        self._release(size)
+        self._hold(-size)
         if size < len(piece):
             pending[0] = piece[size:]
         else:
@@ -250,10 +261,6 @@ class Sender:
         if not pending and call.last is not None:
             self.last(call, call.last)
         return True
-
-    def _release(self, size: int) -> None:
-        self.held -= size
-        self._hold(-size)
 
     def _headers(self, stream: int, block: bytes, flags: int) -> None:
         block, self._prefix = self._prefix + block, b""

@@ -25,6 +25,8 @@ _AT_ONCE: Final = 64
 _LOOK_SECONDS: Final = 0.2
 _FORGIVE_SECONDS: Final = 5.0
 _HANDSHAKE_SECONDS: Final = 10.0
+_FAREWELL_SECONDS: Final = 3.0
+"""A peer may take so long over the last bytes of a TLS connection; some never say that they have them."""
 _LEAVE_SECONDS: Final = 1.0
 """After so long a peer that has not answered our PING is told which stream was the last."""
 _STOP_SECONDS: Final = 1.0
@@ -57,6 +59,7 @@ class Front:
         self._loop.set_exception_handler(_log_fault)
         self._tasks: set[Any] = set()
         self._forgiven = time.monotonic()
+        self._draining = False
         self._stopped = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="serving-front", daemon=True)
         dispatcher.loop = self._loop
@@ -121,6 +124,7 @@ class Front:
             self._loop.add_reader(self._listening.fileno(), self._accept)
 
     async def _welcome(self, accepted: socket.socket) -> None:
+        connection = Connection(self._dispatcher)
         try:
             accepted.setblocking(False)
             accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -128,10 +132,17 @@ class Front:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             secure: dict[str, Any] = {}
             if self._tls is not None:
-                secure = {"ssl": self._tls(), "ssl_handshake_timeout": _HANDSHAKE_SECONDS}
-            await self._loop.connect_accepted_socket(lambda: Connection(self._dispatcher), accepted, **secure)
+                secure = {
+                    "ssl": self._tls(),
+                    "ssl_handshake_timeout": _HANDSHAKE_SECONDS,
+                    "ssl_shutdown_timeout": _FAREWELL_SECONDS,
+                }
+            await self._loop.connect_accepted_socket(lambda: connection, accepted, **secure)
         except OSError:
             accepted.close()  # a peer that does not get through TLS, or is gone already
+            return
+        if self._draining:
+            self._take_leave(connection)
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -145,20 +156,18 @@ class Front:
         self._looking = self._loop.call_later(_LOOK_SECONDS, self._look)
 
     async def _drain(self, grace_seconds: float) -> None:
-        began = time.monotonic()
+        until = time.monotonic() + grace_seconds
         self._accept()  # what has connected already is not turned away
         self._loop.remove_reader(self._listening.fileno())
         self._listening.close()
-        self._looking.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=min(grace_seconds, _HANDSHAKE_SECONDS))
+        self._draining = True
         connections = self._dispatcher.connections
         for connection in list(connections):
-            connection.drain()
-        await self._gone(min(grace_seconds, _LEAVE_SECONDS))
-        for connection in list(connections):
-            connection.leave()
-        await self._gone(grace_seconds - (time.monotonic() - began))
+            self._take_leave(connection)
+        if self._tasks:  # who gets through TLS meanwhile may have sent a call with its last words
+            await asyncio.wait(self._tasks, timeout=min(grace_seconds, _LEAVE_SECONDS))
+        await self._gone(until - time.monotonic())
+        self._looking.cancel()
         for connection in list(connections):
             connection.stop()
         for task in self._tasks:
@@ -167,6 +176,11 @@ class Front:
         for connection in list(connections):
             connection.abort()
         await self._gone(_STOP_SECONDS)
+
+    def _take_leave(self, connection: Connection) -> None:
+        """Has a connection end with the calls that its peer has begun."""
+        connection.drain()
+        self._loop.call_later(_LEAVE_SECONDS, connection.leave)
 
     async def _gone(self, seconds: float) -> None:
         """Waits until no connection is left, so long at most."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import grpc
 
-from serving.front.bodies import Refused, check_started, one_message, taken_messages
+from serving.front.bodies import check_started, one_message, taken_messages
 from serving.front.call import Call
 from serving.front.frames import (
     DEFAULT_WINDOW,
@@ -29,6 +30,7 @@ from serving.front.frames import (
 )
 from serving.front.headers import MAX_METADATA_BYTES, Head, Heads, http_status_block
 from serving.front.methods import Method
+from serving.front.refusals import Refused, status_metadata
 from serving.front.sender import Sender
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ class Limits:
         streams: calls at one time on one connection.
         connections: at one time.
         unfinished_bytes: of requests whose calls are not over, on all connections; a quarter of it on one.
-        held_bytes: of answers that peers have not taken, on all connections; a quarter of it on one.
+        held_bytes: of answers that peers have not taken, on all connections; a quarter of it on one. What waits
+            for a socket counts from 16 KiB on; of TLS, what is encrypted already does not.
         begin_seconds: until a new connection has sent its preface.
         stalled_seconds: for so long a peer may send nothing of a request, or take nothing of an answer.
     """
@@ -87,14 +90,17 @@ class Site(Protocol):
     def closed(self, connection: Connection) -> None:
         """A connection is over."""
 
-    def refuses(self, head: Head) -> bool:
-        """Whether a call must be refused because there is too much to do."""
+    def busy(self) -> bool:
+        """Whether there is too much to do, or held, for any more calls."""
+
+    def refuses(self, connection: Connection, head: Head) -> bool:
+        """Whether a call of this connection must be refused because there is too much to do."""
+
+    def refuse(self, call: Call) -> None:
+        """Ends a call for that reason; its caller is told when to come again."""
 
     def makes_room(self) -> bool:
         """Ends the connection that holds most of what nobody takes; whether there is room now."""
-
-    def refusal(self) -> tuple[str, Any]:
-        """Message and trailing metadata of such a refusal."""
 
     def arrived(self, call: Call, message: bytes) -> None:
         """A request is whole."""
@@ -120,13 +126,15 @@ class Streams:
     Attributes:
         idle: frames that led to nothing since a call ended well.
         last: the newest stream.
-        left: whether the peer was told that later streams are not seen.
+        seen: the newest stream that the peer may expect an answer of.
+        left: whether the peer was told that later ones are not seen.
         window: how many bytes of a new stream the peer takes.
     """
 
     def __init__(self, connection: Connection, site: Site, sender: Sender) -> None:
         self.idle = 0
         self.last = 0
+        self.seen = 0
         self.left = False
         self.window = DEFAULT_WINDOW
         self._connection = connection
@@ -237,14 +245,15 @@ class Streams:
         if stream <= self.last:
             self._trailers(stream, flags, block)
             return
+        self.last = stream
+        if self.left:
+            self._pass_over(block)
+            return
+        self.seen = stream
         try:
             head = self._heads.read(block)
         except ValueError:
-            self.last = stream
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR) from None
-        if self.left:
-            return  # the peer was told that streams this late are not seen
-        self.last = stream
         if len(self._calls) >= self._limits.streams:
             raise StreamFault(stream, ErrorCode.REFUSED_STREAM)
         call = self._calls[stream] = Call(self._connection, stream, head, self.window, STREAM_WINDOW)
@@ -255,14 +264,17 @@ class Streams:
             if head.http_status:
                 self._sender.last(call, http_status_block(head.http_status))
             elif head.refusal is not None:
-                self._end(call, *head.refusal, ())
+                self._refuse(call, head.refusal)
         else:
-            call.refused = self._site.refuses(head) or self._sender.held > self._limits.held_bytes // 4
+            call.refused = self._site.refuses(self._connection, head)
             if ended:
                 self._request_ended(call, b"")
 
     def _trailers(self, stream: int, flags: int, block: bytes) -> None:
         """A further header block of a stream that is known already."""
+        if stream > self.seen:
+            self._pass_over(block)
+            return
         self.idle += 1
         call = self._calls.get(stream)
         check(call is not None or stream in self._dropped, ErrorCode.STREAM_CLOSED)
@@ -277,6 +289,15 @@ class Streams:
         if not flags & Flag.END_STREAM:
             raise StreamFault(stream, ErrorCode.PROTOCOL_ERROR)
         self._request_ended(call, b"")
+
+    def _pass_over(self, block: bytes) -> None:
+        """A header block of a stream that the peer opened before it was told that it is not seen (RFC 9113, 6.8).
+
+        Only the table that both sides hold is kept in step.
+        """
+        self.idle += 1
+        with suppress(ValueError):
+            self._heads.skip(block)
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -319,6 +340,8 @@ class Streams:
     def _data_of_none(self, stream: int, flags: int) -> None:
         check(0 < stream <= self.last and stream & 1 == 1, ErrorCode.PROTOCOL_ERROR)
         self.idle += 1
+        if stream > self.seen:
+            return
         if stream not in self._dropped:
             raise StreamFault(stream, ErrorCode.STREAM_CLOSED)
         if flags & Flag.END_STREAM:  # it was on its way when we ended the stream, and this was the last of it
@@ -337,11 +360,11 @@ class Streams:
                 self._take_messages(call)
             else:
                 check_started(call.body, self._limits.message_bytes)
-            most = self._limits.unfinished_bytes
-            if call.body and (self._unfinished > most // 4 or self._site.unfinished > most):
-                raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many unfinished requests; try again")
         except Refused as refused:
-            self._end(call, refused.code, refused.message, ())
+            self._refuse(call, refused)
+        else:
+            if call.body and self._crowded:
+                self._site.refuse(call)
 
     def _take_messages(self, call: Call) -> None:
         """Answers the whole messages of a stream of requests."""
@@ -365,24 +388,31 @@ class Streams:
         assert method is not None, "calls without a method are refused"
         if head.length >= 0 and head.length != call.total:
             raise StreamFault(call.stream, ErrorCode.PROTOCOL_ERROR)
-        if call.refused:
-            self._end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, *self._site.refusal())
+        if call.refused or (not method.control and (self._site.busy() or self._crowded)):
+            self._site.refuse(call)
             return
         if method.requests:
             self._keep(call, payload)
-            cut = bool(call.body)
-            code = grpc.StatusCode.INVALID_ARGUMENT if cut else grpc.StatusCode.OK
-            self._end(call, code, "a message that is cut short" if cut else "", ())
+            if call.body:
+                self._refuse(call, Refused(grpc.StatusCode.INVALID_ARGUMENT, "a message that is cut short"))
+            else:
+                self._end(call, grpc.StatusCode.OK, "", ())
             return
         if call.body is not None:
             payload, call.body = bytes(call.body) + payload, None
         try:
             message = one_message(payload, head.encoding, self._limits.message_bytes)
         except Refused as refused:
-            self._end(call, refused.code, refused.message, ())
+            self._refuse(call, refused)
         else:
             self._count(call, len(message) - call.counted)
             self._site.arrived(call, message)
+
+    @property
+    def _crowded(self) -> bool:
+        """Whether requests whose calls are not over take as much as they may, here or on all connections."""
+        most = self._limits.unfinished_bytes
+        return self._site.unfinished > most or self._unfinished > most // 4
 
     def _count(self, call: Call, size: int) -> None:
         """So many bytes more, or fewer, are held of a request until its call is over."""
@@ -402,7 +432,11 @@ class Streams:
         self._sender.cut(call)
         call.ended = False
         call.last = None
-        self._end(call, code, message, ())
+        self._end(call, code, message, status_metadata(code, message))
+
+    def _refuse(self, call: Call, refused: Refused) -> None:
+        """Ends a call for what it sent."""
+        self._end(call, refused.code, refused.message, refused.metadata)
 
     def close(self) -> None:
         """The connection is gone, and nobody waits for any call."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -17,8 +20,30 @@ Handlers = Mapping[str, Mapping[str, Any]]
 """Service → method → handler."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """Our front, in this process.
+
+    Attributes:
+        address: `host:port`.
+        front: what listens.
+        dispatcher: what it counts is looked at between calls only.
+    """
+
+    address: str
+    front: Front
+    dispatcher: Dispatcher
+
+
 @contextmanager
-def front_server(
+def front_server(handlers: Handlers, **how: Any) -> Iterator[str]:
+    """Our front; gives its address. Takes what `running_front` takes."""
+    with running_front(handlers, **how) as running:
+        yield running.address
+
+
+@contextmanager
+def running_front(
     handlers: Handlers,
     *,
     interceptors: Sequence[grpc.ServerInterceptor[Any, Any]] = (),
@@ -26,20 +51,30 @@ def front_server(
     limits: Limits | None = None,
     queue_seconds: float = 5.0,
     threads: int = 2,
-) -> Iterator[str]:
-    """Our front; gives its address."""
+    tls: Callable[[], ssl.SSLContext] | None = None,
+    send_buffer_bytes: int | None = None,
+    refused: Callable[[str], None] = lambda _: None,
+) -> Iterator[Running]:
+    """Our front.
+
+    Args:
+        send_buffer_bytes: what the kernel takes of answers that nobody reads, where a test needs it small.
+    """
     methods = MethodTable(interceptors)
     for service, own in handlers.items():
         methods.add(service, own)
     for service, own in (control or {}).items():
         methods.add(service, own, control=True)
     pool = WorkerPool(threads, queue_seconds)
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    if send_buffer_bytes is not None:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     address = f"127.0.0.1:{listening.getsockname()[1]}"
-    front = Front(Dispatcher(methods, limits or Limits(), pool, queue_seconds, lambda _: None, threads), listening)
+    dispatcher = Dispatcher(methods, limits or Limits(), pool, queue_seconds, refused, threads)
+    front = Front(dispatcher, listening, tls)
     front.start()
     try:
-        yield address
+        yield Running(address=address, front=front, dispatcher=dispatcher)
     finally:
         front.stop(1.0)
         pool.close()
@@ -57,3 +92,13 @@ def grpcio_server(handlers: Handlers, *, threads: int = 2) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(1.0).wait()
+
+
+def comes_true(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Whether something holds, now or soon: what a server's own thread does is seen a moment later."""
+    until = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Iterable, Mapping
@@ -238,6 +239,8 @@ class Peer:
         grant: whether windows are opened again as data comes.
         timeout_seconds: the longest wait for a frame.
         buffer_bytes: the socket's receive buffer, where a test needs it small.
+        tls: how the server, whose name is `localhost`, is verified; None: no TLS.
+        over: a socket that is connected already, instead of all these.
     """
 
     def __init__(
@@ -248,14 +251,10 @@ class Peer:
         grant: bool = True,
         timeout_seconds: float = 10.0,
         buffer_bytes: int | None = None,
+        tls: ssl.SSLContext | None = None,
+        over: socket.socket | None = None,
     ) -> None:
-        host, _, port = address.rpartition(":")
-        self.socket = socket.socket()
-        if buffer_bytes is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-        self.socket.settimeout(timeout_seconds)
-        self.socket.connect((host, int(port)))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connected(address, timeout_seconds, buffer_bytes, tls) if over is None else over
         self.values = dict(values or {})
         self.grant = grant
         self.timeout_seconds = timeout_seconds
@@ -394,13 +393,17 @@ class Peer:
         return Ended(code=self.goaway)
 
     def alive(self) -> bool:
+        """As `heard`, and the server has not said that it ends the connection."""
+        return self.heard() and self.goaway is None
+
+    def heard(self) -> bool:
         """Whether the connection answers a PING, that is, has worked through all that was sent before it."""
         token = os.urandom(8)
         self.send(ping(token))
         while token not in self.pongs:
             if self.receive() is None:
                 return False
-        return self.goaway is None
+        return True
 
     def _hold(self, frame: Frame) -> None:
         if not self._settings_seen and (frame.kind != Kind.SETTINGS or frame.flags & ACK):
@@ -537,6 +540,20 @@ class Peer:
         for known in self.streams.values():
             known.window += initial - self._initial
         self._initial = initial
+
+
+def connected(
+    address: str, timeout_seconds: float, buffer_bytes: int | None, tls: ssl.SSLContext | None
+) -> socket.socket:
+    """A socket of a peer."""
+    host, _, port = address.rpartition(":")
+    found = socket.socket()
+    if buffer_bytes is not None:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+    found.settimeout(timeout_seconds)
+    found.connect((host, int(port)))
+    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return found if tls is None else tls.wrap_socket(found, server_hostname="localhost")
 
 
 def request(path: str, *extra: Header, method: bytes = b"POST", timeout: bytes | None = None) -> list[Header]:
