@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from governance.errors import EngineError
-from pipelines.definitions import ConsistentWith, PublicPartitions
+from pipelines.definitions import ConsistentWith
 from pipelines.engine.bounding import ExactSums
 from pipelines.engine.bounds import sum_fields
 from pipelines.engine.exchange import Item, exchanged, forget, packed, partitions_of, split, unpacked
@@ -153,7 +153,7 @@ class Writing:
         measures = sum_fields(mechanism.measure for mechanism in plan.calibration.summed)
         return cls(
             noising=noising,
-            public=PublicKeys.of(sums.plan.domains, keys) if _public(plan) else None,
+            public=PublicKeys.of(sums.plan.domains, keys),
             sums=pa.schema([*keys, *measures]),
             made=released_schema(plan, inputs, ()),
             partitions=sums.partitions,
@@ -298,10 +298,6 @@ class _Withheld:
         """None."""
         del distribution, blocks
         raise EngineError(f"{measurement}: no noise without its source")
-
-
-def _public(plan: SignalPlan) -> bool:
-    return isinstance(plan.signal.partitions, PublicPartitions)
 
 
 def write_found(exact: ExactSums, stage: FirstRound, folder: Path, schema: pa.Schema) -> None:
