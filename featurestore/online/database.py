@@ -8,6 +8,7 @@ by `_quoted`, the one place where a statement takes text; values are always para
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -208,6 +209,12 @@ class PackedDatabase:
         try:
             yield
         except sqlite3.Error as error:
+            if self._read_only and not os.access(self._path.parent, os.W_OK):
+                raise StoreUnreachable(
+                    f"{self._path}: the online store cannot be read ({error}), because its folder cannot be written: "
+                    "SQLite keeps '-wal' and '-shm' beside the file for its readers too; allow writing to that folder "
+                    "only, or use Redis for views that take pushes"
+                ) from None
             raise StoreUnreachable(
                 f"{self._path}: the online store cannot be used ({error}); free the disk or the file, "
                 "or remove it and run 'hedgerow publish' to fill it anew"
