@@ -52,7 +52,8 @@ from pipelines.definitions import (
     Window,
 )
 from pipelines.engine.kernel import Bounds
-from pipelines.engine.noisy import Noising
+from pipelines.engine.noisy import Noising, noisy_late
+from pipelines.engine.tasks import _distinct_units
 from pipelines.noise import Distribution, KeyedNoise, NoiseSource, ReleaseKey
 from pipelines.recipes import Recipe, recipe_of
 
@@ -77,7 +78,7 @@ Columns = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Events:
-    """Rows of one run: of `users` users each, in each of `items`, `rows` rows with these values in turn."""
+    """Rows of one run: of `users` users each, in each of `items`, `rows` rows with these values, or late, in turn."""
 
     first_user: int
     users: int
@@ -85,6 +86,7 @@ class Events:
     rows: int
     values: tuple[float, ...] = (2.0,)
     vector: tuple[float, ...] = (0.1, -0.2, 0.3)
+    late: tuple[bool, ...] = (False,)
 
     def columns(self) -> dict[str, Any]:
         """As columns of one run."""
@@ -98,6 +100,7 @@ class Events:
             "value": np.resize(np.array(self.values), self.rows)[rows],
             "choice": np.resize(np.array(self.values), self.rows)[rows].astype(np.int64),
             "ts": np.full(n, END - 1, dtype=np.int64),
+            "seen": np.where(np.resize(np.array(self.late), self.rows)[rows], END + 3600 + 1, END + 3600),
             "vector": np.tile(np.array(self.vector), (n, 1)),
         }
 
@@ -266,6 +269,16 @@ CASES = (
         changes={"privacy_unit": PrivacyUnit("user", per=timedelta(days=1))},
     ),
     Case(
+        name="late_units",
+        aggregates={"n": Count()},
+        without=(replace(CROWD, rows=2 * KEPT_ROWS, late=(False, True)),),
+        unit=replace(UNIT, rows=8 * KEPT_ROWS, late=(False, True)),
+        changes={
+            "source": EventSource(name="events", table="events", timestamp="ts", person="user", arrival="seen"),
+            "window": Window(timedelta(days=7), allowed_lateness=timedelta(hours=1)),
+        },
+    ),
+    Case(
         name="one_event",
         aggregates={"n": Count(), "s": Sum("value", GRID)},
         changes={"privacy_unit": PrivacyUnit("event", kind=UnitKind.EVENT)},
@@ -283,6 +296,7 @@ class Fault:
         case: name of the case in which it is looked for.
         bounds: replaces the kernel's bounds.
         noising: replaces the noise stage.
+        late: how many units of one run came too late, by their rows that did.
         empty_groups: whether public keys without people are released.
     """
 
@@ -290,6 +304,7 @@ class Fault:
     case: str = ""
     bounds: Callable[[Bounds], Bounds] = field(default=lambda bounds: bounds)
     noising: Callable[[Noising], Noising] = field(default=lambda noising: noising)
+    late: Callable[[pa.Table], int] = field(default=_distinct_units)
     empty_groups: bool = True
 
 
@@ -352,7 +367,22 @@ class Laboratory:
             key = ReleaseKey(f"{self.seed} {self.case.name} {batch} {with_unit}".encode())
         engine = Sparkless(signal=self.signal, recipe=self.recipe, calibration=self.calibration, key=key)
         with TemporaryDirectory(prefix="hedgerow-audit-") as folder:
-            return self._features(self._released(engine, runs, Path(folder), with_unit=with_unit), runs)
+            features = self._features(self._released(engine, runs, Path(folder), with_unit=with_unit), runs)
+        if self.recipe.late is None:
+            return features
+        return np.concatenate([features, self._late(engine, runs, key, with_unit=with_unit)], axis=1)
+
+    def _late(self, engine: Sparkless, runs: int, key: ReleaseKey, *, with_unit: bool) -> NDArray[np.float64]:
+        """What each run's manifest says of late units: a release of its own has noise of its own. Shape `(runs, 1)`."""
+        rows = engine.late(self._table(runs, with_unit=with_unit), end=END)
+        of_run = rows.column("__u0").to_numpy() // USERS
+        edges = np.searchsorted(of_run, np.arange(runs + 1))  # the table's rows are in the order of runs
+        told = np.zeros((runs, 1))
+        for run in range(runs):
+            late = self.fault.late(rows.slice(edges[run], edges[run + 1] - edges[run]))
+            source = KeyedNoise(ReleaseKey(key.derive(f"run {run}")))
+            told[run] = noisy_late(late, self.recipe, self.calibration, source)["late_units"]
+        return told
 
     def _released(self, engine: Sparkless, runs: int, folder: Path, *, with_unit: bool) -> pa.Table:
         table, domains = self._table(runs, with_unit=with_unit), (None, self.case.items)
@@ -464,6 +494,7 @@ FAULTS = (
         case="selection_of_a_unit_s_own_keys",
         noising=lambda noising: replace(noising, selecting=None),
     ),
+    Fault(name="late_rows_counted_for_units", case="late_units", late=lambda rows: rows.num_rows),
     Fault(name="empty_groups_left_out", case="count_of_empty_groups", empty_groups=False),
 )
 """Ways to break the promise that the audit must catch."""

@@ -61,16 +61,27 @@ class Sparkless:
             first: whether these are the weights of the first of two rounds of selection.
             found: what `first_round` gave, in the second.
         """
+        salts = Salts(rows=self.key.salt("rows"), partitions=self.key.salt("partitions"))
+        bounds = change(bounds_of(self.signal, self.recipe, self.calibration, salts, first=first, found=found))
+        made = rows_of(iter([(events, True)]), self._row_plan(events, end, domains))
+        return [pa.Table.from_batches([sums]) for one in made for sums in bounded_sums(one.rows, bounds)]
+
+    def late(self, events: pa.Table, *, end: int) -> pa.Table:
+        """Unit columns of the rows that came too late, as tasks count them."""
+        [made] = rows_of(iter([(events, True)]), self._row_plan(events, end, ()))
+        return made.rows.select([]) if made.late is None else made.late
+
+    def _row_plan(self, events: pa.Table, end: int, domains: Sequence[tuple[Any, ...] | None]) -> RowPlan:
         signal, length = self.signal, int(self.signal.window.length.total_seconds())
-        per = signal.privacy_unit.per
-        plan = RowPlan(
+        per, lateness = signal.privacy_unit.per, int(self.signal.window.allowed_lateness.total_seconds())
+        return RowPlan(
             columns=tuple(events.column_names),
             time=signal.source.timestamp,
             start=end - length,
             end=end,
             time_needed=True,
-            arrival=None,
-            deadline=end,
+            arrival=signal.source.arrival,
+            deadline=end + lateness,
             units=signal.privacy_unit.columns,
             per=None if per is None else int(per.total_seconds()),
             keys=signal.entity.keys,
@@ -80,10 +91,6 @@ class Sparkless:
             or (None,) * len(signal.entity.keys),
             problems=(),
         )
-        salts = Salts(rows=self.key.salt("rows"), partitions=self.key.salt("partitions"))
-        bounds = change(bounds_of(signal, self.recipe, self.calibration, salts, first=first, found=found))
-        made = rows_of(iter([(events, True)]), plan)
-        return [pa.Table.from_batches([sums]) for one in made for sums in bounded_sums(one.rows, bounds)]
 
     def first_round(self, weights: Sequence[pa.Table], folder: Path) -> Found | None:
         """The keys that the first of two rounds finds, written to a folder; None where there is one round.
