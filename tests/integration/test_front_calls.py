@@ -12,7 +12,10 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
+from governance.errors import RequestInvalid
+from serving.client import Client
 from serving.limits import MAX_MESSAGE_BYTES
+from serving.problems import decode_details
 from serving.v1 import features_pb2
 from tests.support.http2 import (
     Answer,
@@ -368,6 +371,52 @@ def test_a_message_that_is_too_large_is_refused_before_it_comes(target: Target, 
         peer.send(headers(1, request(GET)), data(1, prefixed(b"begun", size=size)))
         assert peer.answer(1).grpc_status == EXHAUSTED
         assert peer.alive()
+
+
+REFUSED: dict[str, tuple[str, bytes | None, tuple[Header, ...], str]] = {
+    "no message": (GET, None, (), "request"),
+    "a message cut short": (GET, prefixed(b"abc", size=10), (), "request"),
+    "two messages": (GET, prefixed(b"") * 2, (), "request"),
+    "a message that is too large": (GET, prefixed(b"begun", size=MAX_MESSAGE_BYTES + 1), (), "request"),
+    "gzip that is none": (GET, prefixed(b"not gzip", compressed=1), ((b"grpc-encoding", b"gzip"),), "request"),
+    "gzip of too much": (
+        GET,
+        prefixed(gzip.compress(bytes(2 << 20)), compressed=1),
+        ((b"grpc-encoding", b"gzip"),),
+        "request",
+    ),
+    "an encoding that is not supported": (GET, prefixed(b""), ((b"grpc-encoding", b"snappy"),), "metadata"),
+    "too much metadata": (GET, prefixed(b""), tuple((b"x-%d" % i, b"v") for i in range(500)), "metadata"),
+    "metadata that is no base64": (GET, prefixed(b""), ((b"x-bin", b"!"),), "metadata"),
+    "a deadline that is none": (GET, prefixed(b""), ((b"grpc-timeout", b"soon"),), "metadata"),
+    "no such method": ("/no.Such/Method", prefixed(b""), (), "method"),
+    "no message for health": (HEALTH, b"", (), "request"),
+    "bytes that are no message, for health": (HEALTH, prefixed(b"\xff\xff\xff"), (), "request"),
+    "a message cut short, for reflection": (REFLECTION, prefixed(b"abc", size=10), (), "request"),
+}
+
+
+@ours
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_no_handler_has_seen_is_refused_with_details_too(target: Target, case: str) -> None:
+    """A google.rpc.BadRequest that says what the message says, so a caller knows that trying again is of no use."""
+    path, payload, extra, field = REFUSED[case]
+    found = asked(target, payload, *extra, path=path)
+    assert isinstance(found, Answer)
+    fields = dict(found.trailers or found.headers)
+    raw = fields[b"grpc-status-details-bin"]
+    ((named, told),) = decode_details(base64.b64decode(raw + b"=" * (-len(raw) % 4))).violations
+    assert (named, told) == (field, unquote_to_bytes(fields[b"grpc-message"]).decode())
+
+
+@ours
+def test_a_token_that_is_too_long_is_the_callers_mistake(target: Target) -> None:
+    """Not an overload, after which it would be tried again in vain."""
+    with (
+        Client(target.address, token="x" * 20_000) as client,
+        pytest.raises(RequestInvalid, match=r"found 20,\d+ bytes of metadata, allowed 16,384"),
+    ):
+        client.get_features(features=["items_v1:users"], entities={"item_id": [1]})
 
 
 @both

@@ -1,8 +1,10 @@
-"""Peers that take nothing of what they asked for make way for those that do."""
+"""Who is answered, who waits and who is refused: by what the server has to do, not by what a peer's link is like."""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,8 +13,8 @@ import grpc
 import pytest
 
 from serving.front import QUICK, Limits
-from tests.support.fronts import front_server
-from tests.support.http2 import Peer, Setting
+from tests.support.fronts import front_server, running_front
+from tests.support.http2 import Peer, Setting, data, headers, prefixed, request
 
 CLOSED = {Setting.INITIAL_WINDOW_SIZE: 0}
 LARGE = bytes(500_000)
@@ -81,3 +83,82 @@ def test_streams_that_nobody_takes_make_way(threads: int) -> None:
         time.sleep(UNTAKEN_SECONDS)
         answers = list(channel.unary_stream("/a.S/Stream", bytes, bytes)(b"", timeout=10))
         assert answers == [LARGE] * 8
+
+
+@pytest.mark.parametrize("method", ["Quickly", "Aside"])
+def test_who_is_long_in_asking_has_not_waited(method: str) -> None:
+    """Requests come a second after their headers; a call may wait a quarter of one until it is begun."""
+
+    def echo(sent: bytes, _context: grpc.ServicerContext) -> bytes:
+        return sent
+
+    def quickly(sent: bytes, _context: grpc.ServicerContext) -> bytes:
+        return sent
+
+    setattr(quickly, QUICK, lambda _: True)
+    service = {
+        "a.S": {
+            "Quickly": grpc.unary_unary_rpc_method_handler(quickly),
+            "Aside": grpc.unary_unary_rpc_method_handler(echo),
+        }
+    }
+    streams, refused = range(1, 101, 2), Counter[str]()
+    with (
+        running_front(service, queue_seconds=0.25, refused=lambda name: refused.update([name])) as running,
+        Peer(running.address) as peer,
+    ):
+        peer.open().send(*(headers(stream, request(f"/a.S/{method}")) for stream in streams))
+        peer.send(*(data(stream, prefixed(b"later", size=10)) for stream in streams))
+        time.sleep(1.0)
+        for stream in streams:
+            peer.send(data(stream, b"later", end=True))
+            assert peer.answer(stream).messages == [b"laterlater"]
+    assert not refused
+
+
+def test_calls_that_would_be_refused_are_soon_not_even_read() -> None:
+    """By their connection's last calls, while the threads have too much to do. Quick ones of others are answered."""
+    looks: Counter[bytes] = Counter()
+    answer = threading.Event()
+
+    def call(sent: bytes, _context: grpc.ServicerContext) -> bytes:
+        return b"quick" if sent == b"quick" else (b"slow" if answer.wait(20) else b"")
+
+    def quick(sent: bytes) -> bool:
+        looks[sent] += 1
+        return sent == b"quick"
+
+    setattr(call, QUICK, quick)
+    service = {"a.S": {"Call": grpc.unary_unary_rpc_method_handler(call)}}
+    with (
+        front_server(service, queue_seconds=60) as address,
+        Peer(address) as busy,
+        Peer(address) as flooding,
+        Peer(address) as other,
+    ):
+        for peer in (busy, flooding, other):
+            peer.open()
+        for i in range(100):
+            busy.call(2 * i + 1, "/a.S/Call", b"busy")
+        assert busy.alive()
+        for i in range(400):
+            flooding.call(2 * i + 1, "/a.S/Call", b"slow")
+            assert flooding.answer(2 * i + 1).grpc_status == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+            if not i % 10:
+                other.call(2 * i + 1, "/a.S/Call", b"quick")
+                assert other.answer(2 * i + 1).messages == [b"quick"]
+        assert 16 <= looks[b"slow"] <= 16 + 400 // 16
+        assert b"grpc-status-details-bin" in dict(flooding.answer(799).headers)
+        statuses = []
+        for i in range(400, 440):  # it is noticed when its calls are quick ones again
+            flooding.call(2 * i + 1, "/a.S/Call", b"quick")
+            statuses.append(flooding.answer(2 * i + 1).grpc_status)
+        assert statuses[16:] == [0] * 24
+        answer.set()
+        for _ in range(50):
+            flooding.call(2 * (i := i + 1) + 1, "/a.S/Call", b"slow")
+            if flooding.answer(2 * i + 1).grpc_status == 0:
+                break
+            time.sleep(0.05)
+        else:
+            pytest.fail("calls are still refused when there is nothing to do")
