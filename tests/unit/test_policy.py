@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import sqlite3
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from governance.errors import ConfigError, LedgerError, PolicyRefused
+from governance.errors import ConfigError, EnvironmentProblem, LedgerError, PolicyRefused
 from governance.ledger import EntryKind, Ledger
 from governance.policy import (
     Action,
@@ -23,6 +27,7 @@ from governance.policy import (
     decide,
     enforce,
     load_policy,
+    record_refusals,
     request_of_manifest,
 )
 from governance.policy.decisions import NO_CATEGORY, NO_PERMISSION
@@ -299,42 +304,97 @@ def test_refusals_are_recorded_and_raised_together(tmp_path: Path, policy: Polic
 
 def test_refused_reads_are_recorded_once_each_and_not_without_end(policy: Policy) -> None:
     written: list[Decision] = []
-    recorder = RefusalRecorder(written.append, most=2)
+    recorder = RefusalRecorder(lambda: nullcontext(lambda decision, _again: written.append(decision)), most=2)
 
     def ask(view: str, caller: str = "intruder") -> bool:
         return recorder(decide(policy, ReadRequest(caller=caller, purpose="ranking", view=view)))
 
     assert [ask("a"), ask("a"), ask("genre_x", "recommender"), ask("b"), ask("c")] == [True, False, False, True, False]
+    recorder.close()
+    recorder.close()
+    assert ask("d") is False
     assert [decision.subject for decision in written] == ["a", "b"]
 
 
 def test_refused_reads_reach_the_ledger_from_many_threads(tmp_path: Path, policy: Policy) -> None:
     settings = make_project(tmp_path / "shop")
-    recorder = RefusalRecorder.to_ledger(settings)
-    recorder(decide(policy, ReadRequest(caller="x", purpose="ads", view="before")))
+    nowhere = RefusalRecorder.to_ledger(settings)
+    nowhere(decide(policy, ReadRequest(caller="x", purpose="ads", view="before")))
+    nowhere.close()
     assert not settings.ledger_path.exists(), "a server makes no ledger"
     Ledger(settings.ledger_path).close()
+    recorder = RefusalRecorder.to_ledger(settings)
     decisions = [decide(policy, ReadRequest(caller="x", purpose="ads", view=f"view_{n % 4}")) for n in range(40)]
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(recorder, decisions)) == 4
+    recorder.close()
     with Ledger(settings.ledger_path) as ledger:
         entries = ledger.entries()
     assert sorted(entry.subject for entry in entries) == ["view_0", "view_1", "view_2", "view_3"]
     assert {tuple(entry.detail["rules"]) for entry in entries} == {(NO_PERMISSION,)}
 
 
-def test_a_ledger_that_cannot_be_written_changes_no_decision(policy: Policy) -> None:
-    tried: list[Decision] = []
+@pytest.mark.parametrize(
+    "error",
+    [LedgerError("the disk is full"), ConfigError("no key"), EnvironmentProblem("no psycopg"), OSError(13, "x")],
+)
+def test_a_ledger_that_cannot_be_written_changes_no_decision(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """Whoever is refused learns nothing of it, and the entry is written once it can be."""
+    monkeypatch.setattr("governance.policy.refusals._RETRY_SECONDS", (0.01, 0.01))
+    tried: list[bool] = []
+    written = threading.Event()
 
-    def fail(decision: Decision) -> None:
-        tried.append(decision)
-        raise LedgerError("the disk is full")
+    def record(_decision: Decision, again: bool) -> None:
+        tried.append(again)
+        if len(tried) < 3:
+            raise error
+        written.set()
 
-    recorder = RefusalRecorder(fail)
+    recorder = RefusalRecorder(lambda: nullcontext(record))
     decision = decide(policy, ReadRequest(caller="x", purpose="ads", view="v"))
+    assert recorder(decision) is True
     assert recorder(decision) is False
-    assert recorder(decision) is False
-    assert tried == [decision, decision], "it is tried again"
+    assert written.wait(10)
+    recorder.close()
+    assert tried == [False, True, True], "what was tried before may have been written"
+    assert "could not be recorded; it stays refused and is tried again" in caplog.text
+
+
+def test_whoever_is_refused_does_not_wait_for_the_ledger(tmp_path: Path, policy: Policy) -> None:
+    """Another process holds the ledger: the refusal is taken at once, and written when the ledger is free."""
+    settings = make_project(tmp_path / "shop")
+    with Ledger(settings.ledger_path) as ledger:
+        record_refusals(ledger, [decide(policy, ReadRequest(caller="x", purpose="ads", view="first"))])
+    recorder = RefusalRecorder.to_ledger(settings)
+    with closing(sqlite3.connect(settings.ledger_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert recorder(decide(policy, ReadRequest(caller="x", purpose="ads", view="second"))) is True
+        recorder.close(seconds=0.2)  # nor does the end of the server
+        other.execute("ROLLBACK")
+    for _ in range(1_000):
+        with Ledger(settings.ledger_path) as ledger:
+            if (subjects := [entry.subject for entry in ledger.entries()]) == ["first", "second"]:
+                break
+        time.sleep(0.01)
+    assert subjects == ["first", "second"]
+
+
+def test_what_was_written_after_all_is_not_written_again(tmp_path: Path, policy: Policy) -> None:
+    """The entry is in the ledger, but publishing its head failed: the next try finds it there."""
+    settings = make_project(tmp_path / "shop")
+    Ledger(settings.ledger_path).close()
+    decision = decide(policy, ReadRequest(caller="x", purpose="ads", view="v"))
+    with Ledger(settings.ledger_path) as ledger:
+        record_refusals(ledger, [decision])
+    with RefusalRecorder.to_ledger(settings)._opened() as record:
+        record(decision, True)
+        with Ledger(settings.ledger_path) as ledger:
+            assert len(ledger.entries()) == 1
+        record(decision, False)
+    with Ledger(settings.ledger_path) as ledger:
+        assert len(ledger.entries()) == 2
 
 
 @pytest.mark.parametrize("project", ["demo", "starter"])
