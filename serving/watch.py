@@ -2,20 +2,22 @@
 
 A watcher looks at the publication record; when another one is in force, it is opened and verified beside the old one
 and swapped in as one value, so a call sees the old publication or the new one, whole. One that cannot be opened is
-refused with a line in the log, and the last good one stays.
+refused with a line in the log, and the last good one stays; it is tried again, ever more rarely, as long as its record
+stands, because its files may still be on their way, or what failed was the disk or a limit of this process.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from featurestore.publication import PUBLICATION_FILE, load_publication
 from featurestore.reading import PublishedReader, open_published_reader
-from governance.errors import HedgerowError, StoreUnreachable
+from governance.errors import HedgerowError
 from governance.settings import Settings
 from serving.state import Published, open_published
 
@@ -23,6 +25,12 @@ __all__ = ["InForce"]
 
 _LOG: Final = logging.getLogger("hedgerow.serving")
 _WATCH_SECONDS: Final = 0.25
+_MOST_RETRY_SECONDS: Final = 4.0
+_RETRY_SHARE: Final = 10
+"""A try is made again after so many times as long as it took: verifying must not keep the machine busy."""
+
+_Identity = tuple[int, int, int]
+"""Of a record: changes when it is replaced."""
 
 
 class InForce:
@@ -44,6 +52,9 @@ class InForce:
         self._seen = _identity(self._path)
         self._reader: PublishedReader | None = None
         self._published = self._open(None)
+        self._told = ""
+        self._failed: _Identity | None = None  # the record that could not be opened
+        self._pause, self._again = 0.0, 0.0
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="publication", daemon=True)
         self._watcher.start()
@@ -72,28 +83,46 @@ class InForce:
         return published
 
     def _watch(self) -> None:
-        told = ""
         while not self._ended.wait(_WATCH_SECONDS):
-            self._looked(self._published)
-            found = _identity(self._path)
-            if found is None or found == self._seen:
-                continue
-            self._seen = found
-            try:
-                self._published = self._open(self._published)
-                _LOG.info("publication %d is in force", self._published.sequence)
-                told = ""
-            except Exception as error:  # noqa: BLE001 - the watcher must outlive whatever a record holds
-                reason = str(error) if isinstance(error, HedgerowError) else type(error).__name__
-                if reason != told:
-                    _LOG.warning("publication %d stays in force: %s", self._published.sequence, reason)
-                told = reason
-                if isinstance(error, StoreUnreachable):
-                    self._seen = None  # nothing is wrong with the record: try again
+            for look in (self._tell, self._take_over):
+                try:
+                    look()
+                except Exception as error:  # noqa: BLE001 - the watcher must outlive whatever it meets
+                    reason = str(error) if isinstance(error, HedgerowError) else type(error).__name__
+                    if reason != self._told:
+                        _LOG.warning("publication %d stays in force: %s", self._published.sequence, reason)
+                    self._told = reason
+
+    def _tell(self) -> None:
+        self._looked(self._published)
+
+    def _take_over(self) -> None:
+        """Opens the publication that the record names, if it is another one and it is time to try.
+
+        Raises:
+            HedgerowError, OSError: it cannot be opened now.
+        """
+        found, began = _identity(self._path), time.monotonic()
+        if found is None or found == self._seen or (found == self._failed and began < self._again):
+            return
+        try:
+            self._published = self._open(self._published)
+        except Exception:
+            ended = time.monotonic()
+            self._pause = min(2 * self._pause, _MOST_RETRY_SECONDS) if found == self._failed else _WATCH_SECONDS
+            self._again = ended + max(self._pause, _RETRY_SHARE * (ended - began))
+            self._failed = found
+            raise
+        self._seen, self._failed, self._told = found, None, ""
+        _LOG.info("publication %d is in force", self._published.sequence)
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    """What changes when the record is replaced; None where there is none."""
+def _identity(path: Path) -> _Identity | None:
+    """What changes when the record is replaced; None where there is none.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ import pytest
 from governance.canonical import canonical_bytes
 from governance.files import write_atomic
 from governance.settings import Settings
+from serving import watch
 from serving.client import Client
 from serving.server import RunningServer, start_server
+from serving.state import Published
 from tests.support.serving import served_items
 
 ALIGNMENT, DIGEST = 64, 32
@@ -87,6 +91,77 @@ def test_a_snapshot_that_claims_what_it_is_not_is_refused(
     write_atomic(project.serving_dir / forged, data)
     snapshot |= {"file": forged.as_posix(), "bytes": len(data), "sha256": data[-DIGEST:].hex()}
     refused(server, record, publication, caplog)
+
+
+def another(header: dict[str, Any]) -> None:
+    """Whole and right, but not the snapshot that is open already."""
+    header["releases"] = ["items/v1/another"]
+
+
+def test_a_publication_whose_files_come_after_its_record_is_taken_over(
+    project: Settings, server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a copy that is under way leaves it: first no file, then half of it, then all."""
+    record = project.serving_dir / "publication.json"
+    publication = json.loads(record.read_bytes())
+    snapshot = publication["views"][0]["snapshot"]
+    data = with_header((project.serving_dir / snapshot["file"]).read_bytes(), another)
+    late = project.serving_dir / Path(snapshot["file"]).with_name("late.snapshot")
+    publication["views"][0]["releases"][-1]["release_id"] = "items/v1/another"
+    name = late.relative_to(project.serving_dir).as_posix()
+    snapshot |= {"file": name, "bytes": len(data), "sha256": data[-DIGEST:].hex()}
+    refused(server, record, publication, caplog)
+    assert "late.snapshot: not there" in caplog.text
+    late.write_bytes(data[: len(data) // 2])
+    wait_until(lambda: caplog.text.count("stays in force") >= 2)
+    write_atomic(late, data)
+    wait_until(lambda: server.publication == publication["sequence"])
+    with Client(server.address, timeout_seconds=10) as client:
+        assert client.get_features(features=["items_v1:users"], entities={"item_id": [3]}).publication == 2
+
+
+def test_the_watcher_outlives_what_fails_once(
+    project: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No file descriptors for a moment, a folder that cannot be looked at, a listener that raises."""
+    record = project.serving_dir / "publication.json"
+    good = record.read_bytes()
+    failing: list[str] = []
+    looks: list[int] = []
+
+    def looked(published: Published) -> None:
+        looks.append(published.sequence)
+        if "looked" in failing:
+            raise ZeroDivisionError
+
+    def fails(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            if name in failing:
+                raise OSError(errno.EMFILE, name)
+            return real(*args)
+
+        return call
+
+    monkeypatch.setattr(watch, "_identity", fails("stat", watch._identity))
+    monkeypatch.setattr(watch, "load_publication", fails("open", watch.load_publication))
+    with closing(watch.InForce(project, looked)) as in_force:
+        for sequence, what in enumerate(("looked", "stat", "open"), 2):
+            failing.append(what)
+            caplog.clear()
+            write_atomic(record, canonical_bytes({**json.loads(good), "sequence": sequence}))
+            wait_until(lambda: "stays in force" in caplog.text)
+            failing.clear()
+            wait_until(lambda expected=sequence: in_force.current().sequence == expected)  # type: ignore[misc]
+    assert looks[-1] >= 3
+    write_atomic(record, good)
+
+
+def wait_until(there: Callable[[], bool]) -> None:
+    for _ in range(1_000):
+        if there():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not come")
 
 
 def cut(publication: dict[str, Any]) -> None:
