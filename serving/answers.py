@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from governance.errors import ServingError
 from serving.columns import get_column, get_ids, unbitmap
 from serving.v1 import embeddings_pb2, features_pb2, recommendation_pb2, snapshots_pb2
 from serving.wire import delimited, header, run
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CatalogueDownload",
     "CatalogueInfo",
+    "CatalogueParts",
     "Embeddings",
     "FeatureTable",
     "Neighbors",
@@ -30,6 +33,8 @@ __all__ = [
     "read_feature_table",
     "read_neighbors",
 ]
+
+_MAX_CATALOGUE_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -262,6 +267,49 @@ def read_context(response: recommendation_pb2.GetRecommendationContextResponse, 
         candidates=read_neighbors(response.candidates, k),
         items=read_feature_table(response.items) if response.HasField("items") else None,
     )
+
+
+class CatalogueParts:
+    """A catalogue's parts as they come: its description, then its bytes in order.
+
+    Args:
+        target: the server, for messages.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._info: CatalogueInfo | None = None
+        self._data = bytearray()
+
+    def take(self, part: snapshots_pb2.GetCatalogueResponse) -> None:
+        """Takes the next part.
+
+        Raises:
+            ServingError: the catalogue is larger than this client takes, or than was announced.
+        """
+        if self._info is None:
+            self._info = read_catalogue_info(part.info)
+            if self._info.size_bytes > _MAX_CATALOGUE_BYTES:
+                found, most = self._info.size_bytes, _MAX_CATALOGUE_BYTES
+                raise ServingError(f"{self._target}: the catalogue has {found:,} bytes, allowed: {most:,}")
+            return
+        self._data += part.data
+        if len(self._data) > self._info.size_bytes:
+            raise self._another()
+
+    def whole(self) -> CatalogueDownload:
+        """The catalogue, with the size and hash that were announced.
+
+        Raises:
+            ServingError: it is another one.
+        """
+        info, data = self._info, bytes(self._data)
+        if info is None or len(data) != info.size_bytes or hashlib.sha256(data).hexdigest() != info.sha256:
+            raise self._another()
+        return CatalogueDownload(info=info, data=data)
+
+    def _another(self) -> ServingError:
+        return ServingError(f"{self._target}: the catalogue is not what the server announced; download it again")
 
 
 def read_catalogue_info(info: snapshots_pb2.CatalogueInfo) -> CatalogueInfo:

@@ -1,4 +1,4 @@
-"""The same client for asyncio: every method of `serving.client.Client` that a model's request path needs.
+"""The same client for asyncio: every method of `serving.client.Client`, to be awaited or iterated.
 
 ```python
 async with AsyncClient("127.0.0.1:7433", purpose="ranking") as client:
@@ -11,27 +11,41 @@ async with AsyncClient("127.0.0.1:7433", purpose="ranking") as client:
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
 import grpc
 from numpy.typing import ArrayLike
 
-from governance.errors import RequestInvalid
 from serving.answers import (
+    CatalogueDownload,
+    CatalogueInfo,
+    CatalogueParts,
     Embeddings,
     FeatureTable,
     Neighbors,
     RecommendationContext,
+    read_catalogue_info,
     read_context,
     read_embeddings,
     read_feature_table,
     read_neighbors,
 )
-from serving.channel import ClientTls, Token, call_metadata, channel_options, read_answer, typed_error
+from serving.channel import (
+    ANOTHER_MAY_SUCCEED,
+    ClientTls,
+    Stubs,
+    Token,
+    Turns,
+    call_metadata,
+    channel_options,
+    read_answer,
+    typed_error,
+)
 from serving.messages import context_request, embeddings_request, features_request, search_request
-from serving.v1 import embeddings_pb2_grpc, features_pb2, features_pb2_grpc, recommendation_pb2_grpc
+from serving.v1 import embeddings_pb2, features_pb2, snapshots_pb2
 
 __all__ = ["AsyncClient"]
 
@@ -50,21 +64,14 @@ class AsyncClient:
         token: Token | None = None,
         tls: ClientTls | None = None,
         connections: int = 1,
+        hedge_after_seconds: float | None = None,
     ) -> None:
-        if connections < 1:
-            raise RequestInvalid(f"connections: found {connections}, allowed: at least 1")
         self._target = target
         self._timeout = timeout_seconds
         self._purpose = purpose
         self._token = token
-        options = channel_options(tls)
-        self._channels: list[Any] = [
-            grpc.aio.insecure_channel(target, options)
-            if tls is None
-            else grpc.aio.secure_channel(target, tls.credentials(), options)
-            for _ in range(connections)
-        ]
-        self._turns = itertools.cycle(self._channels)
+        self._hedge_after = hedge_after_seconds
+        self._turns = Turns(lambda: _channel(target, tls), connections, hedged=hedge_after_seconds is not None)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -74,8 +81,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connections; calls under way are cancelled."""
-        for channel in self._channels:
-            await channel.close()
+        for connection in self._turns.all:
+            await connection.channel.close()
 
     async def get_features(
         self,
@@ -86,8 +93,7 @@ class AsyncClient:
     ) -> FeatureTable:
         """See `Client.get_features`."""
         request = features_request(entities, features, service)
-        stub: Any = features_pb2_grpc.FeatureServiceStub(next(self._turns))
-        return await self._call(stub.GetFeatures, request, read_feature_table)
+        return await self._call(lambda connection: connection.features.GetFeatures, request, read_feature_table)
 
     async def stream_features(
         self,
@@ -102,21 +108,25 @@ class AsyncClient:
         request = features_pb2.StreamFeaturesRequest(
             request=features_request(entities, features, service), part_rows=part_rows
         )
-        stub: Any = features_pb2_grpc.FeatureServiceStub(next(self._turns))
-        metadata = call_metadata(self._purpose, self._token)
-        parts = stub.StreamFeatures(request, timeout=timeout_seconds, metadata=metadata)
-        try:
-            async for message in parts:
+        messages = self._stream(lambda connection: connection.features.StreamFeatures, request, timeout_seconds)
+        async with aclosing(messages):
+            async for message in messages:
                 yield read_answer(read_feature_table, message.part, self._target)
-        except grpc.aio.AioRpcError as error:
-            raise typed_error(error, self._target) from None
-        finally:
-            parts.cancel()
 
     async def get_embeddings(self, space: str, ids: ArrayLike) -> Embeddings:
         """See `Client.get_embeddings`."""
-        stub: Any = embeddings_pb2_grpc.EmbeddingServiceStub(next(self._turns))
-        return await self._call(stub.GetEmbeddings, embeddings_request(space, ids), read_embeddings)
+        request = embeddings_request(space, ids)
+        return await self._call(lambda connection: connection.embeddings.GetEmbeddings, request, read_embeddings)
+
+    async def stream_embeddings(
+        self, space: str, ids: ArrayLike, *, part_rows: int = 0, timeout_seconds: float = 60.0
+    ) -> AsyncIterator[Embeddings]:
+        """See `Client.stream_embeddings`."""
+        request = embeddings_pb2.StreamEmbeddingsRequest(request=embeddings_request(space, ids), part_rows=part_rows)
+        messages = self._stream(lambda connection: connection.embeddings.StreamEmbeddings, request, timeout_seconds)
+        async with aclosing(messages):
+            async for message in messages:
+                yield read_answer(read_embeddings, message.part, self._target)
 
     async def search(
         self,
@@ -133,8 +143,9 @@ class AsyncClient:
     ) -> Neighbors:
         """See `Client.search`."""
         request = search_request(space, k, vectors, ids, min_score, include_self, exclude, allow, tags)
-        stub: Any = embeddings_pb2_grpc.EmbeddingServiceStub(next(self._turns))
-        return await self._call(stub.Search, request, lambda message: read_neighbors(message, k))
+        return await self._call(
+            lambda connection: connection.embeddings.Search, request, lambda message: read_neighbors(message, k)
+        )
 
     async def get_recommendation_context(
         self,
@@ -158,13 +169,91 @@ class AsyncClient:
         user = None if user_entities is None else features_request(user_entities, user_features, user_service)
         candidates = search_request(space, k, vectors, ids, min_score, include_self, exclude, allow, tags)
         request = context_request(candidates, user, item_features, item_service)
-        stub: Any = recommendation_pb2_grpc.RecommendationServiceStub(next(self._turns))
-        return await self._call(stub.GetRecommendationContext, request, lambda message: read_context(message, k))
+        return await self._call(
+            lambda connection: connection.recommendation.GetRecommendationContext,
+            request,
+            lambda message: read_context(message, k),
+        )
 
-    async def _call(self, method: Any, request: Any, read: Callable[[Any], _T]) -> _T:
+    async def catalogue_info(self) -> CatalogueInfo:
+        """See `Client.catalogue_info`."""
+        return await self._call(
+            lambda connection: connection.snapshots.GetCatalogueInfo,
+            snapshots_pb2.GetCatalogueInfoRequest(),
+            lambda message: read_catalogue_info(message.info),
+        )
+
+    async def catalogue(self, *, timeout_seconds: float = 60.0) -> CatalogueDownload:
+        """See `Client.catalogue`."""
+        request = snapshots_pb2.GetCatalogueRequest()
+        parts = CatalogueParts(self._target)
+        messages = self._stream(lambda connection: connection.snapshots.GetCatalogue, request, timeout_seconds)
+        async with aclosing(messages):
+            async for message in messages:
+                parts.take(message)
+        return parts.whole()
+
+    async def _call(self, method: Callable[[Stubs], Any], request: Any, read: Callable[[Any], _T]) -> _T:
+        with self._errors():
+            response = await self._send(method, request)
+        return read_answer(read, response, self._target)
+
+    async def _send(self, method: Callable[[Stubs], Any], request: Any) -> Any:
         metadata = call_metadata(self._purpose, self._token)
+        connection, other = self._turns.next_two()
+        first = method(connection)(request, timeout=self._timeout, metadata=metadata)
+        if self._hedge_after is None:
+            return await first
+        calls = {asyncio.ensure_future(_answer(first))}
         try:
-            response = await method(request, timeout=self._timeout, metadata=metadata)
+            done, _ = await asyncio.wait(calls, timeout=self._hedge_after)
+            if not done:
+                second = method(other)(request, timeout=self._timeout, metadata=metadata)
+                calls.add(asyncio.ensure_future(_answer(second)))
+                done, rest = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+                if rest and all(map(_another_may_succeed, done)):
+                    done, _ = await asyncio.wait(rest)
+            return min(done, key=_another_may_succeed).result()
+        finally:
+            for task in calls:
+                task.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    async def _stream(
+        self, method: Callable[[Stubs], Any], request: Any, timeout_seconds: float
+    ) -> AsyncGenerator[Any]:
+        metadata = call_metadata(self._purpose, self._token)
+        parts = method(self._turns.next())(request, timeout=timeout_seconds, metadata=metadata)
+        try:
+            with self._errors():
+                async for part in parts:
+                    yield part
+        finally:
+            parts.cancel()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except grpc.aio.AioRpcError as error:
             raise typed_error(error, self._target) from None
-        return read_answer(read, response, self._target)
+
+
+async def _answer(call: Any) -> Any:
+    """A call's answer, as a task that ends the call when it is itself ended."""
+    try:
+        return await call
+    finally:
+        call.cancel()
+
+
+def _another_may_succeed(task: asyncio.Task[Any]) -> bool:
+    error = task.exception()
+    return isinstance(error, grpc.aio.AioRpcError) and error.code() in ANOTHER_MAY_SUCCEED
+
+
+def _channel(target: str, tls: ClientTls | None) -> Any:
+    options = channel_options(tls)
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options)
+    return grpc.aio.secure_channel(target, tls.credentials(), options)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -12,13 +14,34 @@ import grpc
 from governance.errors import AccessDenied, NotAuthenticated, NotServed, RequestInvalid, ServerUnavailable, ServingError
 from serving.limits import MAX_MESSAGE_BYTES
 from serving.problems import DETAILS_TRAILER, Details, Overloaded, decode_details
+from serving.v1 import embeddings_pb2_grpc, features_pb2_grpc, recommendation_pb2_grpc, snapshots_pb2_grpc
 
-__all__ = ["ClientTls", "Token", "call_metadata", "channel_options", "read_answer", "typed_error"]
+__all__ = [
+    "ANOTHER_MAY_SUCCEED",
+    "ClientTls",
+    "Stubs",
+    "Token",
+    "Turns",
+    "call_metadata",
+    "channel_options",
+    "read_answer",
+    "typed_error",
+]
 
 _T = TypeVar("_T")
 
 Token = str | Callable[[], str]
 """A signed token, or what gives the current one."""
+
+ANOTHER_MAY_SUCCEED: Final = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+"""After these, a hedged call waits for its other answer; every other status is an answer."""
+
+# What gRPC itself and other servers say of messages and metadata that are too large; ours sends details.
+_TOO_LARGE: Final = re.compile(r"larger than|metadata size|metadata of more than|message of more than|header list size")
 
 # CANCELLED comes from a server that is told to end in the very moment in which a call arrives: gRPC's core then drops
 # the call unseen. A call that its own caller cancels is over, and never sent again.
@@ -80,6 +103,52 @@ def channel_options(tls: ClientTls | None) -> list[tuple[str, Any]]:
     return options
 
 
+class Stubs:
+    """One connection and what is called on it.
+
+    Args:
+        channel: of either kind, `grpc.Channel` or `grpc.aio.Channel`.
+    """
+
+    __slots__ = ("channel", "embeddings", "features", "recommendation", "snapshots")
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.features: Any = features_pb2_grpc.FeatureServiceStub(channel)
+        self.embeddings: Any = embeddings_pb2_grpc.EmbeddingServiceStub(channel)
+        self.recommendation: Any = recommendation_pb2_grpc.RecommendationServiceStub(channel)
+        self.snapshots: Any = snapshots_pb2_grpc.SnapshotServiceStub(channel)
+
+
+class Turns:
+    """Connections that calls take in turn. Use from many threads.
+
+    Args:
+        opened: opens a channel.
+        connections: how many.
+        hedged: whether calls are hedged, which takes two connections at least: where one stands still, the same one is
+            no way round.
+
+    Raises:
+        RequestInvalid: no connections.
+    """
+
+    def __init__(self, opened: Callable[[], Any], connections: int, *, hedged: bool) -> None:
+        if connections < 1:
+            raise RequestInvalid(f"connections: found {connections}, allowed: at least 1")
+        self.all: Sequence[Stubs] = tuple(Stubs(opened()) for _ in range(max(connections, 2 if hedged else 1)))
+        self._turns = itertools.count()
+
+    def next_two(self) -> tuple[Stubs, Stubs]:
+        """The connection whose turn it is, and another one for a hedge; the same where there is one only."""
+        turn, number = next(self._turns), len(self.all)
+        return self.all[turn % number], self.all[(turn + 1) % number]
+
+    def next(self) -> Stubs:
+        """The connection whose turn it is."""
+        return self.next_two()[0]
+
+
 def call_metadata(purpose: str, token: Token | None) -> tuple[tuple[str, str], ...]:
     """What every call says of its caller."""
     metadata = (("hedgerow-purpose", purpose),) if purpose else ()
@@ -106,8 +175,8 @@ def typed_error(error: Any, target: str) -> ServingError:
             return Overloaded(f"{target}: {text}", details.retry_seconds)
         case grpc.StatusCode.RESOURCE_EXHAUSTED if details.violations:
             return RequestInvalid(text)
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in text:
-            return RequestInvalid(f"{target}: a message over {MAX_MESSAGE_BYTES:,} bytes; split the request")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if _TOO_LARGE.search(text):
+            return RequestInvalid(f"{target}: {text}; split the request, or shorten the token and the purpose")
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
             return Overloaded(f"{target}: {text}", 1.0)
         case grpc.StatusCode.DEADLINE_EXCEEDED:

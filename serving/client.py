@@ -13,8 +13,6 @@ client may be used from many threads; `serving.async_client` has the same method
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,10 +21,10 @@ from typing import Any, Final, TypeVar
 import grpc
 from numpy.typing import ArrayLike
 
-from governance.errors import RequestInvalid, ServingError
 from serving.answers import (
     CatalogueDownload,
     CatalogueInfo,
+    CatalogueParts,
     Embeddings,
     FeatureTable,
     Neighbors,
@@ -37,17 +35,19 @@ from serving.answers import (
     read_feature_table,
     read_neighbors,
 )
-from serving.channel import ClientTls, Token, call_metadata, channel_options, read_answer, typed_error
-from serving.messages import context_request, embeddings_request, features_request, search_request
-from serving.v1 import (
-    embeddings_pb2,
-    embeddings_pb2_grpc,
-    features_pb2,
-    features_pb2_grpc,
-    recommendation_pb2_grpc,
-    snapshots_pb2,
-    snapshots_pb2_grpc,
+from serving.channel import (
+    ANOTHER_MAY_SUCCEED,
+    ClientTls,
+    Stubs,
+    Token,
+    Turns,
+    call_metadata,
+    channel_options,
+    read_answer,
+    typed_error,
 )
+from serving.messages import context_request, embeddings_request, features_request, search_request
+from serving.v1 import embeddings_pb2, features_pb2, snapshots_pb2
 
 __all__ = [
     "CatalogueDownload",
@@ -60,16 +60,8 @@ __all__ = [
     "RecommendationContext",
 ]
 
-_MAX_CATALOGUE_BYTES: Final = 1 << 30
 _PATIENCE_SECONDS: Final = 5.0
 """Beyond a call's deadline, gRPC itself ends it; this is for gRPC to say so."""
-
-_ANOTHER_MAY_SUCCEED: Final = (
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-)
-"""After these, a hedged call waits for its other answer; every other status is an answer."""
 
 _T = TypeVar("_T")
 
@@ -84,9 +76,10 @@ class Client:
         token: a signed token, or a function that gives the current one.
         tls: None: no TLS.
         connections: how many; calls take turns. More than one reaches several processes behind one port.
-        hedge_after_seconds: when an answer takes longer, the same call is sent on another connection too, and the first
-            answer is taken; None: never. Every call here only reads, so asking twice changes nothing but load. gRPC's
-            own hedging policy is not used: the C core that Python runs on does not implement it.
+        hedge_after_seconds: when an answer takes longer, the same call is sent on another connection too (there are two
+            at least), and the first answer is taken; None: never. Every call here only reads, so asking twice changes
+            nothing but load. Streams are not hedged. gRPC's own hedging policy is not used: the C core that Python
+            runs on does not implement it.
     """
 
     def __init__(
@@ -100,15 +93,12 @@ class Client:
         connections: int = 1,
         hedge_after_seconds: float | None = None,
     ) -> None:
-        if connections < 1:
-            raise RequestInvalid(f"connections: found {connections}, allowed: at least 1")
         self._target = target
         self._timeout = timeout_seconds
         self._purpose = purpose
         self._token = token
         self._hedge_after = hedge_after_seconds
-        self._connections = tuple(_Connection(target, tls) for _ in range(connections))
-        self._turns = itertools.cycle(self._connections)
+        self._turns = Turns(lambda: _channel(target, tls), connections, hedged=hedge_after_seconds is not None)
 
     def __enter__(self) -> Client:
         return self
@@ -118,7 +108,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connections; calls under way are cancelled."""
-        for connection in self._connections:
+        for connection in self._turns.all:
             connection.channel.close()
 
     def get_features(
@@ -292,27 +282,20 @@ class Client:
             ServingError: the bytes are not what the server announced.
         """
         request = snapshots_pb2.GetCatalogueRequest()
-        parts = self._stream(lambda connection: connection.snapshots.GetCatalogue, request, timeout_seconds)
-        info = read_catalogue_info(next(parts).info)
-        if info.size_bytes > _MAX_CATALOGUE_BYTES:
-            raise ServingError(f"{self._target}: the catalogue has {info.size_bytes:,} bytes, allowed: {1 << 30:,}")
-        data = bytearray()
-        for part in parts:
-            data += part.data
-            if len(data) > info.size_bytes:
-                break
-        if len(data) != info.size_bytes or hashlib.sha256(data).hexdigest() != info.sha256:
-            raise ServingError(f"{self._target}: the catalogue is not what the server announced; download it again")
-        return CatalogueDownload(info=info, data=bytes(data))
+        parts = CatalogueParts(self._target)
+        for part in self._stream(lambda connection: connection.snapshots.GetCatalogue, request, timeout_seconds):
+            parts.take(part)
+        return parts.whole()
 
-    def _call(self, method: Callable[[_Connection], Any], request: Any, read: Callable[[Any], _T]) -> _T:
+    def _call(self, method: Callable[[Stubs], Any], request: Any, read: Callable[[Any], _T]) -> _T:
         with self._errors():
             response = self._send(method, request)
         return read_answer(read, response, self._target)
 
-    def _send(self, method: Callable[[_Connection], Any], request: Any) -> Any:
+    def _send(self, method: Callable[[Stubs], Any], request: Any) -> Any:
         metadata = call_metadata(self._purpose, self._token)
-        first = method(next(self._turns))
+        connection, other = self._turns.next_two()
+        first = method(connection)
         if self._hedge_after is None:
             return first(request, timeout=self._timeout, metadata=metadata)
         done: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -321,18 +304,18 @@ class Client:
         try:
             answer = done.get(timeout=self._hedge_after)
         except queue.Empty:
-            calls.append(method(next(self._turns)).future(request, timeout=self._timeout, metadata=metadata))
+            calls.append(method(other).future(request, timeout=self._timeout, metadata=metadata))
             calls[1].add_done_callback(done.put)
             answer = done.get(timeout=self._timeout + _PATIENCE_SECONDS)
-            if answer.code() in _ANOTHER_MAY_SUCCEED:
+            if answer.code() in ANOTHER_MAY_SUCCEED:
                 answer = done.get(timeout=self._timeout + _PATIENCE_SECONDS)
         for call in calls:
             call.cancel()
         return answer.result()
 
-    def _stream(self, method: Callable[[_Connection], Any], request: Any, timeout_seconds: float) -> Iterator[Any]:
+    def _stream(self, method: Callable[[Stubs], Any], request: Any, timeout_seconds: float) -> Iterator[Any]:
         metadata = call_metadata(self._purpose, self._token)
-        parts = method(next(self._turns))(request, timeout=timeout_seconds, metadata=metadata)
+        parts = method(self._turns.next())(request, timeout=timeout_seconds, metadata=metadata)
         try:
             with self._errors():
                 yield from parts
@@ -347,19 +330,8 @@ class Client:
             raise typed_error(error, self._target) from None
 
 
-class _Connection:
-    """One channel and its stubs."""
-
-    __slots__ = ("channel", "embeddings", "features", "recommendation", "snapshots")
-
-    def __init__(self, target: str, tls: ClientTls | None) -> None:
-        options = channel_options(tls)
-        self.channel = (
-            grpc.insecure_channel(target, options)
-            if tls is None
-            else grpc.secure_channel(target, tls.credentials(), options)
-        )
-        self.features = features_pb2_grpc.FeatureServiceStub(self.channel)
-        self.embeddings = embeddings_pb2_grpc.EmbeddingServiceStub(self.channel)
-        self.recommendation = recommendation_pb2_grpc.RecommendationServiceStub(self.channel)
-        self.snapshots = snapshots_pb2_grpc.SnapshotServiceStub(self.channel)
+def _channel(target: str, tls: ClientTls | None) -> grpc.Channel:
+    options = channel_options(tls)
+    if tls is None:
+        return grpc.insecure_channel(target, options)
+    return grpc.secure_channel(target, tls.credentials(), options)

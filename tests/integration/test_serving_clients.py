@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import grpc
 import numpy as np
 import pytest
 
-from governance.errors import NotServed, RequestInvalid
+from governance.errors import AccessDenied, NotServed, RequestInvalid, ServerUnavailable
 from serving.async_client import AsyncClient
+from serving.channel import Turns
 from serving.client import Client
+from serving.problems import DETAILS_TRAILER, Details, Overloaded, encode_details
 from serving.server import RunningServer, start_server
+from tests.support.fronts import grpcio_server
 from tests.support.serving import served_items
 
 FEATURES = ["items_v1:users", "items_v1:score"]
@@ -118,13 +125,61 @@ def test_the_async_client_answers_the_same(server: RunningServer, client: Client
             assert [part.rows for part in parts] == [4, 4, 2]
             with pytest.raises(NotServed):
                 await connected.get_embeddings("nothing", [3])
+            with pytest.raises(NotServed):
+                _ = [part async for part in connected.stream_embeddings("nothing", [3])]
+            streamed = [part async for part in connected.stream_embeddings("item_content", [1, 2, 3], part_rows=2)]
+            assert [len(part.vectors) for part in streamed] == [2, 1]
+            assert np.array_equal(streamed[1].vectors, vectors.vectors)
+            info, whole = await connected.catalogue_info(), await connected.catalogue()
+            assert whole.info == info == client.catalogue_info()
+            assert whole.data == client.catalogue().data
 
     asyncio.run(ask())
 
 
 def test_a_slow_call_is_hedged_and_the_first_answer_counts(server: RunningServer) -> None:
     """A second server that never answers stands before the real one: only the hedge can succeed."""
-    stuck = grpc.server(ThreadPoolExecutor(1))
+    with (
+        stuck() as address,
+        Client(server.address, hedge_after_seconds=0.05, timeout_seconds=20) as hedged,
+        Client(address) as other,
+    ):
+        hedged._turns.all = (other._turns.all[0], hedged._turns.all[1])
+        for _ in range(4):
+            table = hedged.get_features(features=FEATURES, entities={"item_id": [4]})
+            assert table["items_v1:users"].tolist() == [4]
+        with pytest.raises(NotServed):
+            hedged.get_embeddings("nothing", [4])
+
+
+def test_the_async_client_hedges_too(server: RunningServer) -> None:
+    async def ask(address: str) -> None:
+        async with (
+            AsyncClient(server.address, hedge_after_seconds=0.05, timeout_seconds=20) as hedged,
+            AsyncClient(address) as other,
+            AsyncClient(nobody, timeout_seconds=0.5) as away,
+        ):
+            working = hedged._turns.all
+            hedged._turns.all = (other._turns.all[0], working[1])
+            for _ in range(4):
+                table = await hedged.get_features(features=FEATURES, entities={"item_id": [4]})
+                assert table["items_v1:users"].tolist() == [4]
+            with pytest.raises(NotServed):
+                await hedged.get_embeddings("nothing", [4])
+            hedged._turns.all = (other._turns.all[0], away._turns.all[0])
+            hedged._timeout = 0.5
+            with pytest.raises(ServerUnavailable):
+                await hedged.get_embeddings("nothing", [4])
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+    with stuck() as address:
+        asyncio.run(ask(address))
+
+
+@contextmanager
+def stuck() -> Iterator[str]:
+    """A server that never answers."""
 
     class Never:
         def service(self, _details: object) -> object:
@@ -132,28 +187,76 @@ def test_a_slow_call_is_hedged_and_the_first_answer_counts(server: RunningServer
 
     def wait(_request: bytes, context: grpc.ServicerContext) -> bytes:
         while context.is_active():
-            pass_on.wait(0.01)
+            time.sleep(0.01)
         return b""
 
-    import threading
-
-    pass_on = threading.Event()
-    stuck.add_generic_rpc_handlers((Never(),))  # type: ignore[arg-type]
-    port = stuck.add_insecure_port("127.0.0.1:0")
-    stuck.start()
+    never = grpc.server(ThreadPoolExecutor(8))
+    never.add_generic_rpc_handlers((Never(),))  # type: ignore[arg-type]
+    port = never.add_insecure_port("127.0.0.1:0")
+    never.start()
     try:
-        with (
-            Client(server.address, hedge_after_seconds=0.05, timeout_seconds=20, connections=2) as hedged,
-            Client(f"127.0.0.1:{port}") as other,
-        ):
-            hedged._connections = (other._connections[0], hedged._connections[1])
-            hedged._turns = iter([hedged._connections[0], hedged._connections[1]] * 10)  # type: ignore[assignment]
-            table = hedged.get_features(features=FEATURES, entities={"item_id": [4]})
-            assert table["items_v1:users"].tolist() == [4]
-            with pytest.raises(NotServed):
-                hedged.get_embeddings("nothing", [4])
+        yield f"127.0.0.1:{port}"
     finally:
-        stuck.stop(0).wait()
+        never.stop(0).wait()
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def methods(kind: type) -> dict[str, list[str]]:
+        own = {name: value for name, value in vars(kind).items() if callable(value) and name[0] != "_"}
+        return {name: list(inspect.signature(value).parameters) for name, value in own.items()}
+
+    assert methods(AsyncClient) == methods(Client)
+    assert list(inspect.signature(AsyncClient).parameters) == list(inspect.signature(Client).parameters)
+
+
+def test_a_hedge_takes_another_connection_whoever_else_calls() -> None:
+    turns = Turns(lambda: grpc.insecure_channel("127.0.0.1:1"), 1, hedged=True)
+    assert len(turns.all) == 2, "the same connection is no way round one that stands still"
+    turns = Turns(lambda: grpc.insecure_channel("127.0.0.1:1"), 3, hedged=True)
+    pairs = [turns.next_two() for _ in range(6)]
+    assert all(first is not other for first, other in pairs)
+    assert [first for first, _ in pairs] == [*turns.all, *turns.all]
+    with pytest.raises(RequestInvalid, match="connections: found 0, allowed: at least 1"):
+        Client("127.0.0.1:1", connections=0)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "details", "kind"),
+    [
+        (8, "metadata of more than 16,384 bytes", None, RequestInvalid),
+        (8, "a message of more than 33,554,432 bytes", None, RequestInvalid),
+        (8, "CLIENT: Sent message larger than max (33554500 vs. 33554432)", None, RequestInvalid),
+        (8, "received metadata size exceeds hard limit (20000 vs. 16384)", None, RequestInvalid),
+        (8, "too much", Details(violations=(("request", "too much"),)), RequestInvalid),
+        (8, "busy", Details(retry_seconds=0.5), Overloaded),
+        (8, "quota of a proxy", None, Overloaded),
+        (5, "no view", Details(violations=(("space", "no view"),)), NotServed),
+        (7, "no", None, AccessDenied),
+        (9, "out of order", None, ServerUnavailable),
+    ],
+)
+def test_statuses_are_typed_errors(code: int, text: str, details: Details | None, kind: type) -> None:
+    """What can never succeed is not told as something to try again."""
+    status = next(status for status in grpc.StatusCode if status.value[0] == code)
+
+    def refuse(_request: bytes, context: grpc.ServicerContext) -> bytes:
+        if details is not None:
+            context.set_trailing_metadata(((DETAILS_TRAILER, encode_details(code, text, details)),))
+        context.abort(status, text)
+
+    handlers = {"hedgerow.serving.v1.EmbeddingService": {"Search": grpc.unary_unary_rpc_method_handler(refuse)}}
+    with grpcio_server(handlers) as address, Client(address) as client:
+        with pytest.raises(kind) as caught:
+            client.search("x", ids=[1], k=1)
+        assert type(caught.value) is kind
+
+
+def test_metadata_that_no_server_takes_is_the_callers_fault(server: RunningServer) -> None:
+    with (
+        Client(server.address, token="x" * 20_000) as client,
+        pytest.raises(RequestInvalid, match="metadata of more than"),
+    ):
+        client.search("item_content", ids=[1], k=1)
 
 
 def test_metrics_count_calls_by_method_and_code(server: RunningServer, client: Client) -> None:
