@@ -69,12 +69,14 @@ class Access:
         purpose: for what, as the call states it; empty where it does not.
         method: `hedgerow.serving.v1.FeatureService/GetFeatures`, ...
         resources: what is read.
+        tried: whether it is tried; False: only asked, so that a refusal is nothing to record.
     """
 
     caller: Caller
     purpose: str
     method: str
     resources: tuple[str, ...]
+    tried: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,36 +107,42 @@ class PolicyAuthorizer:
 
     Args:
         policy: the project's; fixed for the life of this object.
-        refused: told of each refusal, e.g. a `RefusalRecorder` that writes to the ledger.
+        refused: told of each refusal, and not again as long as it is remembered; e.g. a `RefusalRecorder` that writes
+            to the ledger. It must not wait: calls do not.
     """
 
     def __init__(self, policy: Policy, refused: Callable[[Decision], object] = lambda _: None) -> None:
         self._policy = policy
         self._refused = refused
         self._known: dict[tuple[str, str, tuple[str, ...]], Verdict] = {}
+        self._untold: dict[tuple[str, str, tuple[str, ...]], Decision] = {}
 
     def __call__(self, access: Access, /) -> Verdict:
         """See `Authorizer`."""
         key = (access.caller.name, access.purpose, access.resources)
-        if (known := self._known.get(key)) is not None:
-            return known
-        verdict = self._decided(access)
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
-        self._known[key] = verdict
+        verdict = self._known.get(key)
+        if verdict is None:
+            verdict, refusal = self._decided(access)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+                self._untold.clear()
+            self._known[key] = verdict
+            if refusal is not None:
+                self._untold[key] = refusal
+        if access.tried and not verdict.allowed and (untold := self._untold.pop(key, None)) is not None:
+            self._refused(untold)
         return verdict
 
-    def _decided(self, access: Access) -> Verdict:
+    def _decided(self, access: Access) -> tuple[Verdict, Decision | None]:
         rules: list[str] = []
         for resource in access.resources:
             decision = decide(
                 self._policy, ReadRequest(caller=access.caller.name, purpose=access.purpose, view=resource)
             )
             if not decision.allowed:
-                self._refused(decision)
-                return Verdict(allowed=False, rule=", ".join(decision.rules), reason=decision.explanation)
+                return Verdict(allowed=False, rule=", ".join(decision.rules), reason=decision.explanation), decision
             rules += decision.rules
-        return Verdict(allowed=True, rule=", ".join(dict.fromkeys(rules)))
+        return Verdict(allowed=True, rule=", ".join(dict.fromkeys(rules))), None
 
 
 def open_to_all(_access: Access, /) -> Verdict:

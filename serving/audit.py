@@ -1,15 +1,24 @@
 """The audit log: who read which views, for what and by which rule; never an entity id, a value or a token.
 
-One line of JSON a call, in the order in which calls ended. Lines are written by a thread of their own, so that a call
-does not wait for the disk; when the file cannot keep up, calls do wait: no line is dropped while the process lives.
+One line of JSON a call, in the order in which calls ended. A thread of its own writes them, a hundredth of a second's
+at a time, so that no call waits for the disk. What cannot be written is kept and tried again, and meanwhile the log is
+not `ready`: the gate then lets no further call in, because a read without a line is one that nobody can account for. So
+what is kept stays bounded, and no line of a call that was let in is lost while the process lives.
+
+Several processes may write one file: each writes whole lines, one process at a time, and takes back what it could write
+in part only. The file is opened for each turn, so it may be moved away (logrotate) without a signal.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-import queue
+import logging
+import os
 import re
 import threading
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +28,12 @@ from governance.errors import ConfigError
 
 __all__ = ["AuditLog", "AuditRecord"]
 
+_LOG: Final = logging.getLogger("hedgerow.serving")
 _MOST_WAITING: Final = 10_000
+_LINES: Final = 1_000
+"""Of one turn."""
+_GATHER_SECONDS: Final = 0.01
+_RETRY_SECONDS: Final = 0.25
 _NAME: Final = re.compile(r"[\w .:/@=,-]{0,200}")
 _PURPOSE: Final = re.compile(r"[a-z_-]{0,64}")  # a purpose has no digits, an id has
 
@@ -60,32 +74,101 @@ class AuditLog:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            self._stream = path.open("a", encoding="utf-8")
+            os.close(self._opened())
         except OSError as error:
             raise ConfigError(f"{path}: the audit log cannot be written ({error.strerror}); correct [audit]") from None
-        self._records: queue.Queue[tuple[datetime, AuditRecord] | None] = queue.Queue(_MOST_WAITING)
+        self._records: deque[tuple[datetime, AuditRecord]] = deque()
+        self._failing = False
+        self._closing = threading.Event()
+        self._come = threading.Event()
         self._writer = threading.Thread(target=self._write_all, name="audit", daemon=True)
         self._writer.start()
 
+    @property
+    def waiting(self) -> int:
+        """Records that are not in the file yet."""
+        return len(self._records)
+
+    @property
+    def ready(self) -> bool:
+        """Whether further calls may be let in: the file takes what is written, and not too much waits for it."""
+        return not self._failing and len(self._records) < _MOST_WAITING
+
     def write(self, record: AuditRecord) -> None:
-        """Takes one record."""
-        self._records.put((datetime.now(UTC), record))
+        """Takes one record. Never waits: how many come is bounded by the calls that are let in, see `ready`."""
+        self._records.append((datetime.now(UTC), record))
+        if not self._come.is_set():
+            self._come.set()
 
     def close(self) -> None:
-        """Writes what was taken, and closes the file. Idempotent."""
-        if self._writer.is_alive():
-            self._records.put(None)
-            self._writer.join()
-            self._stream.close()
+        """Writes what was taken, as far as the file takes it. Idempotent."""
+        self._closing.set()
+        self._come.set()
+        self._writer.join()
 
     def _write_all(self) -> None:
-        while (taken := self._records.get()) is not None:
-            self._stream.write(_line(*taken))
-            if self._records.empty():
-                self._stream.flush()
+        while True:
+            last = self._closing.is_set()
+            self._come.wait()
+            self._closing.wait(_GATHER_SECONDS)
+            self._come.clear()
+            self._write_waiting()
+            if last:
+                break
+            if self._closing.is_set():
+                self._come.set()
+            elif self._failing:
+                self._closing.wait(_RETRY_SECONDS)
+                self._come.set()
+        if self._records:
+            _LOG.error("%s: the audit log was closed without %d lines", self._path, len(self._records))
+
+    def _write_waiting(self) -> None:
+        """Writes records until there are none, or the file does not take them."""
+        records = self._records
+        while records:
+            taken = [records[place] for place in range(min(len(records), _LINES))]
+            try:
+                self._append("".join(_line(*one) for one in taken).encode())
+            except Exception as error:  # noqa: BLE001 - whatever it is, no call goes on unrecorded
+                if not self._failing:
+                    reason = error.strerror if isinstance(error, OSError) else type(error).__name__
+                    text = "%s: the audit log cannot be written (%s); calls are refused until it can"
+                    _LOG.error(text, self._path, reason)
+                self._failing = True
+                return
+            for _ in taken:
+                records.popleft()
+            if self._failing:
+                _LOG.warning("%s: the audit log is written again", self._path)
+            self._failing = False
+
+    def _append(self, lines: bytes) -> None:
+        """Adds lines to the file, all or none.
+
+        Raises:
+            OSError: none were added.
+        """
+        file = self._opened()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            before = os.fstat(file).st_size
+            try:
+                rest = memoryview(lines)
+                while rest:
+                    rest = rest[os.write(file, rest) :]
+            except OSError:
+                with suppress(OSError):  # a device has no end to set
+                    os.ftruncate(file, before)
+                raise
+        finally:
+            os.close(file)
+
+    def _opened(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _line(at: datetime, record: AuditRecord) -> str:

@@ -1,8 +1,9 @@
 """From functions to gRPC methods: who calls, parse, answer, and the right status for whatever goes wrong.
 
 Methods give bytes: answers are written as such anyway (`serving.wire`). A message that does not parse is
-INVALID_ARGUMENT, never INTERNAL. A fault of the server itself is UNKNOWN with a fixed text; the log names the kind
-of fault and the line, never a value.
+INVALID_ARGUMENT, never INTERNAL. What is out of order at the server is told with a fixed text, since files and hosts
+are for its log. A fault of the server itself is UNKNOWN with a fixed text; the log names the kind of fault and the
+line, never a value.
 """
 
 from __future__ import annotations
@@ -31,8 +32,16 @@ from serving.access import Permit
 from serving.embeddings import get_embeddings, search, stream_embeddings
 from serving.features import get_features, stream_features
 from serving.front import QUICK
-from serving.gate import Gate
-from serving.problems import DETAILS_TRAILER, Details, FieldProblem, Overloaded, TooLarge, encode_details
+from serving.gate import Entry, Gate
+from serving.problems import (
+    DETAILS_TRAILER,
+    Details,
+    FieldProblem,
+    Overloaded,
+    TooLarge,
+    UnknownName,
+    encode_details,
+)
 from serving.quick import SearchPace, mapped_embeddings, mapped_features
 from serving.recommendation import get_recommendation_context
 from serving.snapshots import get_catalogue, get_catalogue_info
@@ -135,7 +144,7 @@ def _unary(name: str, method: _Method, current: Current, gate: Gate) -> Any:
             gate.identify(entry, context)
             response: bytes = answer(current(), _whole(request), entry)
         except Exception as error:  # noqa: BLE001 - every failure becomes a status here, and nowhere else
-            failure = _failure(error)
+            failure = _told(error, entry)
         else:
             gate.leave(entry, "OK")
             return response
@@ -169,7 +178,7 @@ def _stream(name: str, method: _Method, current: Current, gate: Gate, slots: thr
             code = "OK"
             return
         except Exception as error:  # noqa: BLE001 - as above
-            failure = _failure(error)
+            failure = _told(error, entry)
             code = failure.code.name
         finally:
             slots.release()
@@ -216,6 +225,19 @@ class _Failure:
     details: Details = field(default_factory=Details)
 
 
+def _told(error: Exception, entry: Entry) -> _Failure:
+    """Status, message and details for what went wrong, as this caller may know it."""
+    if not isinstance(error, UnknownName):
+        return _failure(error)
+    if error.within:
+        try:
+            entry(error.within, 0)
+        except AccessDenied as denied:
+            return _failure(denied)
+    text = error.told(entry.may_read)
+    return _Failure(code=grpc.StatusCode.NOT_FOUND, message=text, details=Details(violations=((error.field, text),)))
+
+
 def _failure(error: Exception) -> _Failure:
     """Status, message and details for what went wrong."""
     text = str(error)
@@ -236,17 +258,23 @@ def _failure(error: Exception) -> _Failure:
         case Overloaded():
             details = Details(retry_seconds=error.retry_seconds)
             return _Failure(code=grpc.StatusCode.RESOURCE_EXHAUSTED, message=text, details=details)
-        case StoreUnreachable() | ServerUnavailable():
+        case StoreUnreachable():
             _LOG.warning("%s", text)
-            details = Details(retry_seconds=_RETRY_SECONDS)
-            return _Failure(code=grpc.StatusCode.UNAVAILABLE, message=text, details=details)
+            return _unavailable("the online store does not answer; try again, and see the server's log")
+        case ServerUnavailable():
+            return _unavailable(text)
         case _Expired():
             return _Failure(code=grpc.StatusCode.DEADLINE_EXCEEDED, message="the deadline passed before work began")
         case HedgerowError():
             _LOG.warning("%s", text)
-            return _Failure(code=grpc.StatusCode.FAILED_PRECONDITION, message=text)
+            told = "something is out of order at the server; its log says what"
+            return _Failure(code=grpc.StatusCode.FAILED_PRECONDITION, message=told)
         case _:
             return _fault(error)
+
+
+def _unavailable(text: str) -> _Failure:
+    return _Failure(code=grpc.StatusCode.UNAVAILABLE, message=text, details=Details(retry_seconds=_RETRY_SECONDS))
 
 
 def _fault(error: Exception) -> _Failure:

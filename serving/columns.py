@@ -20,6 +20,7 @@ __all__ = [
     "KINDS",
     "WIDTHS",
     "bitmap",
+    "column_length",
     "encode_ids",
     "get_column",
     "get_ids",
@@ -121,6 +122,12 @@ def set_column(column: Column, kind: str, array: NDArray[Any]) -> None:
         values.MergeFromString(packed(1, run_array(kind, array)))
     else:
         values.values.extend(array.tolist())
+
+
+def column_length(column: features_pb2.KeyColumn) -> int:
+    """How many values a key column has; 0 where none are set."""
+    field = column.WhichOneof("values")
+    return len(getattr(getattr(column, field), _RUNS.get(field, "values"))) if field is not None else 0
 
 
 def get_column(column: Column) -> tuple[str, NDArray[Any]]:

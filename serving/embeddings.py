@@ -1,6 +1,7 @@
 """GetEmbeddings, StreamEmbeddings and Search: vectors by id, and the nearest ones.
 
 Functions of one publication and one request; answers are serialised messages, written around arrays (`serving.wire`).
+Permission is asked for before anything else of a space is told, such as its type of ids or its dimension.
 A request may come as a message or in its wire form, which the usual ones are read from directly.
 """
 
@@ -46,12 +47,13 @@ def get_embeddings(published: Published, request: embeddings_pb2.GetEmbeddingsRe
     known = asked_ids(published, request if isinstance(request, bytes) else request.SerializeToString())
     if known is not None:
         plan, ids = known
+        permit(plan.resources, len(ids))
     else:
         message = parsed(embeddings_pb2.GetEmbeddingsRequest, request) if isinstance(request, bytes) else request
         plan = space_plan(published, message.space)
+        permit(plan.resources, _asked(message.ids))
         ids = _ids(plan.space, message.ids, "ids", MAX_ROWS)
     _check_size(plan.space, len(ids), "ids")
-    permit(plan.resources, len(ids))
     return _encode_vectors(plan, ids)
 
 
@@ -63,14 +65,14 @@ def stream_embeddings(
     Raises:
         RequestInvalid, NotServed, AccessDenied: as `get_embeddings`.
     """
-    plan = space_plan(published, request.request.space)
+    plan = space_plan(published, request.request.space, "request.")
     space = plan.space
+    permit(plan.resources, _asked(request.request.ids))
     step = request.part_rows or min(MAX_ROWS, MAX_MESSAGE_BYTES // (8 * space.meta.dimension))
     if step > MAX_ROWS:
         raise FieldProblem("part_rows", f"found {step:,}, allowed: 1 to {MAX_ROWS:,}, or 0 for as many")
     _check_size(space, step, "part_rows")
     ids = _ids(space, request.request.ids, "request.ids", MAX_STREAM_ROWS)
-    permit(plan.resources, len(ids))
     for start in range(0, len(ids), step):
         yield delimited(1, _encode_vectors(plan, ids[start : start + step]))
 
@@ -88,9 +90,9 @@ def search(published: Published, request: embeddings_pb2.SearchRequest | bytes, 
         message = parsed(embeddings_pb2.SearchRequest, request) if isinstance(request, bytes) else request
         return search_space(published, message, permit)[0]
     plan, values, k = known
+    permit(plan.resources, len(values) // plan.space.meta.dimension)
     _check_k(k, "")
     queries = _checked_vectors(plan.space, values, "")
-    permit(plan.resources, len(queries))
     hits = plan.space.search(queries, k)
     return _encode_hits(plan, hits, None, plan.space.ids(hits.rows))
 
@@ -99,8 +101,10 @@ def search_space(
     published: Published, request: embeddings_pb2.SearchRequest, permit: Permit, where: str = ""
 ) -> tuple[bytes, VectorSpace, NDArray[Any]]:
     """`search` as a part of another request, whose field paths begin with `where`: answer, space and the ids found."""
-    plan = space_plan(published, request.space)
+    plan = space_plan(published, request.space, where)
     space = plan.space
+    by_ids = request.WhichOneof("queries") == "ids"
+    permit(plan.resources, _asked(request.ids) if by_ids else len(request.vectors) // (4 * space.meta.dimension))
     _check_k(request.k, where)
     minimum = request.minimum_score if request.HasField("minimum_score") else None
     if minimum is not None and np.isnan(minimum):
@@ -114,7 +118,6 @@ def search_space(
     if request.HasField("allow"):
         conditions |= _condition(space, request.allow, "allow", MAX_ALLOWED, where)
     queries, own_rows, found = _queries(space, request, where)
-    permit(plan.resources, len(queries) if found is None else len(found))
     hits = space.search(
         queries,
         request.k,
@@ -174,6 +177,11 @@ def _encode_hits(plan: SpacePlan, hits: Hits, found: NDArray[np.bool_] | None, i
     if len(whole) > MAX_MESSAGE_BYTES:
         raise TooLarge("request", "bytes in the answer", len(whole), MAX_MESSAGE_BYTES)
     return whole
+
+
+def _asked(ids: values_pb2.Ids) -> int:
+    """How many ids are asked for, rightly or not."""
+    return len(ids.int64s.values) + len(ids.strings.values)
 
 
 def _check_k(k: int, where: str) -> None:

@@ -1,6 +1,7 @@
 """GetFeatures and StreamFeatures: columns of released values by entity.
 
-Functions of one publication and one request; answers are serialised messages. A request may come as a message or in its
+Functions of one publication and one request; answers are serialised messages. Permission is asked for as soon as it is
+known what is read, so whoever may not read it learns nothing of its keys. A request may come as a message or in its
 wire form, which the usual ones are read from directly.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 from featurestore.freshness import earliest
 from featurestore.rows import FeatureColumns, KeyColumn, Runs, text_keys
 from serving.access import Permit
-from serving.columns import KINDS, get_column
+from serving.columns import KINDS, column_length, get_column
 from serving.feature_answers import write_answer
 from serving.limits import MAX_MESSAGE_BYTES, MAX_ROWS, MAX_STREAM_ROWS
 from serving.plans import FeaturePlan, ViewPlan, plan_for, planned_run
@@ -51,8 +52,8 @@ def answer_features(
         return encode_features(published, plan, len(run), dict.fromkeys(plan.keys, run))
     message = parsed(features_pb2.GetFeaturesRequest, request) if isinstance(request, bytes) else request
     plan = plan_for(published, message, where)
+    permit(plan.resources, _asked(message))
     rows, keys = key_columns(plan, message, MAX_ROWS, where)
-    permit(plan.resources, rows)
     return encode_features(published, plan, rows, keys)
 
 
@@ -68,11 +69,16 @@ def stream_features(
     if step > MAX_ROWS:
         raise FieldProblem("part_rows", f"found {step:,}, allowed: 1 to {MAX_ROWS:,}, or 0 for as many")
     plan = plan_for(published, request.request, "request.")
+    permit(plan.resources, _asked(request.request))
     rows, keys = key_columns(plan, request.request, MAX_STREAM_ROWS, "request.")
-    permit(plan.resources, rows)
     for start in range(0, rows, step):
         part = {name: values[start : start + step] for name, values in keys.items()}
         yield delimited(1, encode_features(published, plan, min(step, rows - start), part))
+
+
+def _asked(request: features_pb2.GetFeaturesRequest) -> int:
+    """How many entities are asked for, rightly or not."""
+    return max(map(column_length, request.keys), default=0)
 
 
 def key_columns(

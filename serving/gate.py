@@ -7,6 +7,7 @@ from typing import Protocol
 
 import grpc
 
+from governance.errors import AccessDenied, ServerUnavailable
 from serving.access import ANONYMOUS, PURPOSE_METADATA, Access, Authorizer, Caller, check, open_to_all
 from serving.audit import AuditLog, AuditRecord
 
@@ -33,11 +34,12 @@ def anonymous(_context: grpc.ServicerContext, _metadata: dict[str, str | bytes],
 class Entry:
     """One call on its way through. Calling it asks for permission to read; see `serving.access.Permit`."""
 
-    __slots__ = ("_authorizer", "began", "caller", "method", "purpose", "resources", "rows", "rule")
+    __slots__ = ("_authorizer", "began", "caller", "method", "purpose", "recorded", "resources", "rows", "rule")
 
-    def __init__(self, method: str, authorizer: Authorizer) -> None:
+    def __init__(self, method: str, authorizer: Authorizer, recorded: bool) -> None:
         self.method = method
         self._authorizer = authorizer
+        self.recorded = recorded
         self.caller = ANONYMOUS
         self.purpose = ""
         self.resources: tuple[str, ...] = ()
@@ -53,8 +55,19 @@ class Entry:
         """
         self.resources += resources
         self.rows += rows
-        access = Access(caller=self.caller, purpose=self.purpose, method=self.method, resources=resources)
-        self.rule = check(self._authorizer, access).rule
+        self.rule = self._checked(resources, tried=True)
+
+    def may_read(self, resources: tuple[str, ...]) -> bool:
+        """Whether it would be let; nothing is noted."""
+        try:
+            self._checked(resources, tried=False)
+        except AccessDenied:
+            return False
+        return True
+
+    def _checked(self, resources: tuple[str, ...], *, tried: bool) -> str:
+        access = Access(caller=self.caller, purpose=self.purpose, method=self.method, resources=resources, tried=tried)
+        return check(self._authorizer, access).rule
 
 
 class Gate:
@@ -76,20 +89,33 @@ class Gate:
         self._authorizer = authorizer
         self._audit = audit
 
+    @property
+    def recording(self) -> bool:
+        """Whether what is read now would be recorded, if it is to be."""
+        return self._audit is None or self._audit.ready
+
+    @property
+    def unwritten(self) -> int:
+        """Records that the audit log's file has not taken yet."""
+        return 0 if self._audit is None else self._audit.waiting
+
     def entry(self, method: str) -> Entry:
-        """A call begins.
+        """A call begins. Where the audit log takes no more, it will be refused, and has no line.
 
         Args:
             method: `package.Service/Method`.
         """
-        return Entry(method, self._authorizer)
+        return Entry(method, self._authorizer, self.recording)
 
     def identify(self, entry: Entry, context: grpc.ServicerContext) -> None:
         """Finds out who calls and for what.
 
         Raises:
             NotAuthenticated: no valid certificate or token.
+            ServerUnavailable: the audit log takes no more.
         """
+        if not entry.recorded:
+            raise ServerUnavailable("the audit log cannot be written now, and nothing is read without it; try again")
         metadata = {pair[0]: pair[1] for pair in context.invocation_metadata() or ()}
         purpose = metadata.get(PURPOSE_METADATA, "")
         entry.purpose = purpose if isinstance(purpose, str) else ""
@@ -97,7 +123,7 @@ class Gate:
 
     def leave(self, entry: Entry, code: str) -> None:
         """A call ends with this status."""
-        if self._audit is not None:
+        if self._audit is not None and entry.recorded:
             self._audit.write(
                 AuditRecord(
                     caller=entry.caller.name,

@@ -7,6 +7,7 @@
     hedgerow_release_age_seconds{view}                  since the newest release's window ended
     hedgerow_publication                                sequence number of the publication in force
     hedgerow_plans                                      selections whose plan is cached
+    hedgerow_audit_unwritten                            records that the audit log's file has not taken yet
 
 With several worker processes the library's files in `PROMETHEUS_MULTIPROC_DIR` add them up; the supervisor sets it.
 """
@@ -58,6 +59,9 @@ class Metrics:
         )
         self.plans = Gauge(
             "hedgerow_plans", "Selections with a cached plan.", multiprocess_mode="livesum", registry=own
+        )
+        self.unwritten = Gauge(
+            "hedgerow_audit_unwritten", "Audit records not written yet.", multiprocess_mode="livesum", registry=own
         )
 
 

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from featurestore.column_types import row_field
 from featurestore.publication import FeatureField, PublishedView
 from featurestore.rows import RowField
-from governance.errors import NotServed
 from serving.columns import WIDTHS
 from serving.limits import MAX_FEATURES, MAX_ROWS
-from serving.problems import FieldProblem, TooLarge, shown
+from serving.problems import FieldProblem, TooLarge, UnknownName, shown
 from serving.v1 import features_pb2
 from serving.wire import IdRun, delimited, first_field, header, varint
 
@@ -148,7 +147,7 @@ def plan_for(published: Published, request: Any, where: str = "") -> FeaturePlan
 
     Raises:
         RequestInvalid: no selection, no features, too many, or one twice.
-        NotServed: a feature service, view or feature that is not published.
+        UnknownName: a feature service, view or feature that is not published.
     """
     named = request.WhichOneof("selection")
     if named == "feature_service":
@@ -175,8 +174,11 @@ def _references(published: Published, request: Any, named: str, where: str) -> S
     if named == "feature_service":
         service = published.services.get(request.feature_service)
         if service is None:
-            known = ", ".join(sorted(published.services)) or "none"
-            raise NotServed(f"no feature service {shown(request.feature_service)}; published: {known}")
+            raise UnknownName(
+                f"{where}feature_service",
+                f"no feature service {shown(request.feature_service)}",
+                {name: _views_of(service.features) for name, service in published.services.items()},
+            )
         return service.features
     references = tuple(request.features.references)
     if not references:
@@ -186,6 +188,10 @@ def _references(published: Published, request: Any, named: str, where: str) -> S
     if len(set(references)) != len(references):
         raise FieldProblem(_list(where), "a feature is named twice; name each once")
     return references
+
+
+def _views_of(references: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(reference.partition(":")[0] for reference in references))
 
 
 def _plan(published: Published, references: Sequence[str], where: str) -> FeaturePlan:
@@ -254,10 +260,9 @@ def _feature(published: Published, reference: str, where: str) -> tuple[Publishe
         raise FieldProblem(where, f"found a feature {shown(reference)}; allowed: 'view:feature'")
     view = published.views.get(name)
     if view is None:
-        known = ", ".join(sorted(published.views)) or "none"
-        raise NotServed(f"no view {shown(name)}; published: {known}")
+        raise UnknownName(where, f"no view {shown(name)}", {name: (name,) for name in published.views})
     found = view.feature(feature)
     if found is None:
-        known = ", ".join(sorted(own.name for own in view.features))
-        raise NotServed(f"view {name} has no feature {shown(feature)}; it has: {known}")
+        problem, there = f"view {name} has no feature {shown(feature)}", {own.name: (name,) for own in view.features}
+        raise UnknownName(where, problem, there, lead="it has", within=(name,))
     return view, found

@@ -8,12 +8,14 @@ google.rpc.RetryInfo. They travel as a serialised google.rpc.Status in the trail
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from governance.errors import RequestInvalid, ServerUnavailable
+from governance.errors import NotServed, RequestInvalid, ServerUnavailable
 from serving.v1 import errors_pb2
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "FieldProblem",
     "Overloaded",
     "TooLarge",
+    "UnknownName",
     "decode_details",
     "encode_details",
     "shown",
@@ -29,6 +32,10 @@ __all__ = [
 
 DETAILS_TRAILER: Final = "grpc-status-details-bin"
 _TYPE_PREFIX: Final = "type.googleapis.com/google.rpc."
+_MOST_NAMES: Final = 20
+"""Told of what there is: trailers must stay below the 8 KiB that clients take."""
+_MOST_ASKED: Final = 100
+"""Looked at for that."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,99}")
 
 
@@ -51,6 +58,43 @@ class TooLarge(FieldProblem):
 
     def __init__(self, field: str, what: str, found: int, allowed: int) -> None:
         super().__init__(field, f"found {found:,} {what}, allowed {allowed:,}; split the request")
+
+
+class UnknownName(NotServed):
+    """A name in a request that is not published (NOT_FOUND). Who may not read what is published is not told of it.
+
+    Args:
+        field: path in the request message.
+        problem: what there is not.
+        there: what there is instead: each name, and what one must be allowed to read to be told of it.
+        lead: what stands before those names.
+        within: what one must be allowed to read to be told even the problem.
+    """
+
+    def __init__(
+        self,
+        field: str,
+        problem: str,
+        there: Mapping[str, tuple[str, ...]],
+        *,
+        lead: str = "published",
+        within: tuple[str, ...] = (),
+    ) -> None:
+        self.field = field
+        self.problem = problem
+        self.within = within
+        self._there = there
+        self._lead = lead
+        super().__init__(problem)
+
+    def told(self, may_read: Callable[[tuple[str, ...]], bool]) -> str:
+        """The problem and the first names of what this caller may read instead."""
+        asked = islice(sorted(self._there), _MOST_ASKED)
+        names = list(islice((name for name in asked if may_read(self._there[name])), _MOST_NAMES + 1))
+        if not names:
+            return f"{self.problem}; {self._lead}: none that this caller may read"
+        more = ", ..." if len(names) > _MOST_NAMES else ""
+        return f"{self.problem}; {self._lead}: {', '.join(names[:_MOST_NAMES])}{more}"
 
 
 class Overloaded(ServerUnavailable):

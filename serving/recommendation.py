@@ -7,7 +7,7 @@ from typing import Any
 from serving.access import Permit
 from serving.embeddings import search_space
 from serving.features import answer_features, encode_features
-from serving.limits import MAX_ROWS
+from serving.limits import MAX_MESSAGE_BYTES, MAX_ROWS
 from serving.plans import plan_for
 from serving.problems import FieldProblem, TooLarge
 from serving.state import Published
@@ -35,6 +35,7 @@ def get_recommendation_context(
     parts.append(delimited(2, answer))
     if request.HasField("items"):
         plan = plan_for(published, request.items, "items.")
+        permit(plan.resources, len(ids))
         key = request.items.key or space.meta.key
         if plan.keys != {key: space.meta.key_type}:
             raise FieldProblem(
@@ -43,7 +44,9 @@ def get_recommendation_context(
             )
         if len(ids) > MAX_ROWS:
             raise TooLarge("candidates.k", "candidates", len(ids), MAX_ROWS)
-        permit(plan.resources, len(ids))
         values: Any = ids if space.meta.key_type == "int64" else ids.tolist()
         parts.append(delimited(3, encode_features(published, plan, len(ids), {key: values})))
-    return b"".join(parts)
+    whole = b"".join(parts)
+    if len(whole) > MAX_MESSAGE_BYTES:
+        raise TooLarge("request", "bytes in the answer", len(whole), MAX_MESSAGE_BYTES)
+    return whole

@@ -123,7 +123,7 @@ def start_server(
         host: where to listen; the configuration's if None.
         port: 0 picks a free one; the configuration's if None.
         config: how to run; None: open to all, where hedgerow.toml says.
-        authorizer: who may read what; None: `project_authorizer`.
+        authorizer: who may read what; None: `project_authorizer`, with refusals in the project's ledger.
         shared_port: whether other processes listen on the same port (SO_REUSEPORT).
 
     Raises:
@@ -142,9 +142,14 @@ def start_server(
         pool = WorkerPool(config.listen.threads, config.limits.queue_seconds, single_threaded)
         closing.callback(pool.close)
         checks = health.HealthServicer(experimental_non_blocking=True)
-        in_force = InForce(settings, _looked(metrics, pool, checks))
+        gate = Gate(
+            _identify(config),
+            authorizer or project_authorizer(settings, config, _refusals(settings, closing)),
+            _audit(config, closing),
+        )
+        looked = _looked(metrics, pool, checks, gate)
+        in_force = InForce(settings, looked)
         closing.callback(in_force.close)
-        gate = Gate(_identify(config), authorizer or project_authorizer(settings, config), _audit(config, closing))
         methods = MethodTable(_interceptors(config, metrics, closing))
         for service, handlers in method_handlers(in_force.current, gate, concurrent_streams=_streams(config)).items():
             methods.add(service, handlers)
@@ -160,7 +165,7 @@ def start_server(
         )
         front = Front(dispatcher, listening, contexts, single_threaded)
         front.start()
-        _looked(metrics, pool, checks)(in_force.current())
+        looked(in_force.current())
         return RunningServer(
             _join(host, int(listening.getsockname()[1])),
             front,
@@ -172,13 +177,11 @@ def start_server(
         )
 
 
-def project_authorizer(
-    settings: Settings, config: ServerConfig, refused: Callable[[Decision], object] | None = None
-) -> Authorizer:
+def project_authorizer(settings: Settings, config: ServerConfig, refused: Callable[[Decision], object]) -> Authorizer:
     """Who may read what: everyone in a demonstration; in production whom the project's policy lets, else nobody.
 
     Args:
-        refused: told of each refusal by the policy; None: the project's ledger is, once for each kind.
+        refused: told of each refusal by the policy.
 
     Raises:
         ConfigError: the policy cannot be used.
@@ -186,7 +189,13 @@ def project_authorizer(
     if config.mode == "demo":
         return open_to_all
     policy = load_policy(settings)
-    return PolicyAuthorizer(policy, refused or RefusalRecorder.to_ledger(settings)) if policy.declared else deny
+    return PolicyAuthorizer(policy, refused) if policy.declared else deny
+
+
+def _refusals(settings: Settings, closing: ExitStack) -> RefusalRecorder:
+    refusals = RefusalRecorder.to_ledger(settings)
+    closing.callback(refusals.close)
+    return refusals
 
 
 def _streams(config: ServerConfig) -> int:
@@ -194,7 +203,9 @@ def _streams(config: ServerConfig) -> int:
     return min(config.limits.concurrent_streams, max(1, config.listen.threads // 2))
 
 
-def _looked(metrics: Metrics, pool: WorkerPool, checks: health.HealthServicer) -> Callable[[Published], None]:
+def _looked(
+    metrics: Metrics, pool: WorkerPool, checks: health.HealthServicer, gate: Gate
+) -> Callable[[Published], None]:
     """What is told after each look at the publication: gauges, and which services have something to serve."""
 
     def looked(published: Published) -> None:
@@ -202,6 +213,7 @@ def _looked(metrics: Metrics, pool: WorkerPool, checks: health.HealthServicer) -
         metrics.most.set(pool.most_waiting)
         metrics.publication.set(published.sequence)
         metrics.plans.set(len(published.plans))
+        metrics.unwritten.set(gate.unwritten)
         now = time.time()
         for view in published.views.values():
             ended = datetime.fromisoformat(view.releases[-1].event_time)
@@ -213,8 +225,10 @@ def _looked(metrics: Metrics, pool: WorkerPool, checks: health.HealthServicer) -
             bool(published.spaces),
             published.catalogue is not None,
         )
+        recording = gate.recording
         for name, there in zip(("", *SERVICES), (True, *serving), strict=True):
-            status = health_pb2.HealthCheckResponse.SERVING if there else health_pb2.HealthCheckResponse.NOT_SERVING
+            is_up = there and recording
+            status = health_pb2.HealthCheckResponse.SERVING if is_up else health_pb2.HealthCheckResponse.NOT_SERVING
             checks.set(name, status)
 
     return looked

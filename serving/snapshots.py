@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from governance.errors import NotServed
 from serving.access import CATALOGUE, Permit
 from serving.limits import STREAM_CHUNK_BYTES
+from serving.problems import UnknownName
 from serving.state import CatalogueFile, Published
 from serving.v1 import snapshots_pb2
 
@@ -39,7 +40,7 @@ def get_catalogue(published: Published, request: snapshots_pb2.GetCatalogueReque
     catalogue = _catalogue(published)
     newest = catalogue.about.sequence
     if request.HasField("sequence") and request.sequence != newest:
-        raise NotServed(f"no catalogue {request.sequence}; published: {newest}")
+        raise UnknownName("sequence", f"no catalogue {request.sequence}", {str(newest): (CATALOGUE,)})
     yield snapshots_pb2.GetCatalogueResponse(info=_info(catalogue)).SerializeToString()
     for start in range(0, len(catalogue.data), STREAM_CHUNK_BYTES):
         part = snapshots_pb2.GetCatalogueResponse(data=catalogue.data[start : start + STREAM_CHUNK_BYTES])

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from governance.errors import NotServed
 from serving.limits import MAX_ROWS
-from serving.problems import shown
+from serving.problems import UnknownName, shown
 from serving.v1 import embeddings_pb2, values_pb2
 from serving.wire import IdRun, delimited, first_field, header, uint
 
@@ -58,19 +57,22 @@ class SpacePlan:
     hits_end: bytes
 
 
-def space_plan(published: Published, name: str) -> SpacePlan:
+def space_plan(published: Published, name: str, where: str = "") -> SpacePlan:
     """The plan of a space, made once.
 
+    Args:
+        where: what a field violation's path begins with.
+
     Raises:
-        NotServed: no such space.
+        UnknownName: no such space.
     """
     key = delimited(1, name.encode())
     plan = published.space_plans.get(key)
     if plan is None:
         space = published.spaces.get(name)
         if space is None:
-            known = ", ".join(sorted(published.spaces)) or "none"
-            raise NotServed(f"no embedding space {shown(name)}; published: {known}")
+            problem = f"no embedding space {shown(name)}"
+            raise UnknownName(f"{where}space", problem, {own: (own,) for own in published.spaces})
         release = space.meta.release_id.encode()
         plan = published.space_plans[key] = SpacePlan(
             space=space,

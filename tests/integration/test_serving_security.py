@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,18 @@ import grpc
 import jwt
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from governance.errors import AccessDenied, ConfigError, NotAuthenticated, NotServed, RequestInvalid, ServerUnavailable
-from governance.policy import load_policy
+from governance.ledger import EntryKind, Ledger
+from governance.policy import RefusalRecorder, load_policy
 from governance.settings import Settings
-from serving.access import Access, PolicyAuthorizer, Verdict
+from serving.access import Access, Caller, PolicyAuthorizer, Verdict, deny
 from serving.client import Client, ClientTls
-from serving.config import ServerConfig, load_config
+from serving.config import Audit, ServerConfig, demo_config, load_config
 from serving.problems import DETAILS_TRAILER, decode_details
 from serving.server import RunningServer, start_server
+from serving.v1 import embeddings_pb2, features_pb2, recommendation_pb2, snapshots_pb2
 from tests.support.serving import AUDIENCE, ISSUER, Authority, Issuer, served_items
 
 FEATURES = ["items_v1:users"]
@@ -377,6 +382,182 @@ def test_a_configuration_that_cannot_be_is_refused(tmp_path: Path, text: str, to
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=told):
         load_config(path)
+
+
+class TestAuditThatCannotBeWritten:
+    def test_calls_are_refused_and_health_says_so_until_it_can_be(self, project: Settings, tmp_path: Path) -> None:
+        """The audit log's folder goes away and comes back. Nothing is read meanwhile, and no line is lost."""
+        folder = tmp_path / "audit"
+        how = replace(demo_config(project), audit=Audit(file=folder / "audit.jsonl"))
+        with (
+            start_server(project, port=0, config=how) as server,
+            grpc.insecure_channel(server.address, [("grpc.enable_retries", 0)]) as channel,
+        ):
+            call = channel.unary_unary("/hedgerow.serving.v1.EmbeddingService/GetEmbeddings")
+            request = embeddings_pb2.GetEmbeddingsRequest(space="item_content")
+            request.ids.int64s.values.append(3)
+            health = health_pb2_grpc.HealthStub(channel)
+
+            def code() -> grpc.StatusCode:
+                done = call.future(request.SerializeToString(), timeout=10)
+                status = done.code()
+                assert isinstance(status, grpc.StatusCode)
+                if status is grpc.StatusCode.UNAVAILABLE:
+                    trailer = dict(done.trailing_metadata())[DETAILS_TRAILER]
+                    assert decode_details(trailer).retry_seconds == 1
+                    assert str(folder) not in (done.details() or "")
+                return status
+
+            def healthy() -> bool:
+                answer = health.Check(health_pb2.HealthCheckRequest(), timeout=10)
+                return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+            assert code() is grpc.StatusCode.OK
+            wait_for(lambda: (folder / "audit.jsonl").stat().st_size > 0)
+            folder.rename(tmp_path / "moved")
+            taken = 1
+            while (found := code()) is grpc.StatusCode.OK:
+                taken += 1
+            assert found is grpc.StatusCode.UNAVAILABLE
+            wait_for(lambda: not healthy())
+            assert code() is grpc.StatusCode.UNAVAILABLE
+            assert (server.metrics.registry.get_sample_value("hedgerow_audit_unwritten") or 0) >= 1
+            (tmp_path / "moved").rename(folder)
+            wait_for(lambda: code() is grpc.StatusCode.OK)
+            wait_for(healthy)
+        lines = [json.loads(line)["code"] for line in (folder / "audit.jsonl").read_text().splitlines()]
+        assert set(lines) == {"OK"}, "calls that were not let in have no line"
+        assert len(lines) == taken + 1
+
+
+def wait_for(there: Any) -> None:
+    for _ in range(1_000):
+        if there():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come")
+
+
+class TestRefusedReads:
+    """What a refused caller can do to others, and what it learns."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> Settings:
+        own = served_items(tmp_path / "project")
+        own.policy_dir.mkdir(parents=True, exist_ok=True)
+        (own.policy_dir / "reads.yaml").write_text(POLICY, encoding="utf-8")
+        return own
+
+    def test_a_ledger_that_another_process_holds_holds_nobody_up(self, settings: Settings) -> None:
+        recorder = RefusalRecorder.to_ledger(settings)
+        authorizer = PolicyAuthorizer(load_policy(settings), recorder)
+        with (
+            start_server(settings, port=0, authorizer=authorizer) as server,
+            Client(server.address, purpose="ads", timeout_seconds=20) as client,
+            closing(sqlite3.connect(settings.ledger_path, isolation_level=None)) as other,
+        ):
+            other.execute("BEGIN IMMEDIATE")
+            for _ in range(2):
+                with pytest.raises(AccessDenied):
+                    read(client)
+            with grpc.insecure_channel(server.address) as channel:
+                health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            other.execute("ROLLBACK")
+        recorder.close()
+        with Ledger(settings.ledger_path) as ledger:
+            refused = [entry.subject for entry in ledger.entries() if entry.kind is EntryKind.REFUSED]
+        assert refused == ["items_v1"]
+
+    def test_a_ledger_without_its_key_is_the_servers_affair(
+        self, settings: Settings, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for key in settings.keys_dir.glob("ledger*"):
+            key.unlink()
+        recorder = RefusalRecorder.to_ledger(settings)
+        authorizer = PolicyAuthorizer(load_policy(settings), recorder)
+        with (
+            start_server(settings, port=0, authorizer=authorizer) as server,
+            Client(server.address, purpose="ads") as client,
+            pytest.raises(AccessDenied) as caught,
+        ):
+            read(client)
+        recorder.close()
+        assert str(settings.root) not in str(caught.value)
+        assert str(settings.keys_dir) in caplog.text
+
+    def test_what_a_caller_may_not_read_it_is_not_told_of(self, settings: Settings) -> None:
+        with (
+            start_server(settings, port=0, authorizer=deny) as server,
+            Client(server.address) as client,
+        ):
+            for call in (
+                lambda: client.get_embeddings("nope", [1]),
+                lambda: next(client.stream_embeddings("nope", [1])),
+                lambda: client.search("nope", ids=[1], k=1),
+                lambda: client.get_features(features=["nope:x"], entities={"item_id": [1]}),
+                lambda: client.get_features(service="nope", entities={"item_id": [1]}),
+            ):
+                with pytest.raises(NotServed, match="none that this caller may read") as unknown:
+                    call()
+                assert "item" not in str(unknown.value).replace("that this", "")
+            for call in (
+                lambda: client.get_features(features=["items_v1:nope"], entities={"item_id": [1]}),
+                lambda: client.get_features(features=FEATURES, entities={"x": [1]}),
+                lambda: next(client.stream_features(features=FEATURES, entities={"x": [1]})),
+                lambda: client.get_embeddings("item_content", ["text"]),
+                lambda: client.search("item_content", vectors=[[1.0]], k=1),
+                lambda: client.get_recommendation_context("item_content", vectors=[[1.0]], k=1),
+            ):
+                with pytest.raises(AccessDenied) as denied:
+                    call()
+                assert "item" not in str(denied.value)
+
+    def test_of_other_names_a_caller_is_told_what_it_may_read(self, settings: Settings) -> None:
+        rules = POLICY.replace("[items_v1, item_content]", "[items_v1]")
+        (settings.policy_dir / "reads.yaml").write_text(rules, encoding="utf-8")
+        refused: list[Any] = []
+        decides = PolicyAuthorizer(load_policy(settings), refused.append)
+
+        def authorizer(access: Access, /) -> Verdict:
+            return decides(replace(access, caller=Caller(name="ranker")))
+
+        with (
+            start_server(settings, port=0, authorizer=authorizer) as server,
+            Client(server.address, purpose="ranking") as client,
+        ):
+            with pytest.raises(NotServed, match=r"no view 'nope'; published: items_v1$"):
+                client.get_features(features=["nope:x"], entities={"item_id": [1]})
+            with pytest.raises(NotServed, match="items_v1 has no feature 'nope'; it has: score, users"):
+                client.get_features(features=["items_v1:nope"], entities={"item_id": [1]})
+            with pytest.raises(NotServed, match="none that this caller may read"):
+                client.get_embeddings("nope", [1])
+            assert not refused, "what was not tried is no refusal"
+
+    def test_unknown_names_have_details(self, settings: Settings) -> None:
+        cases = {
+            "EmbeddingService/Search": (embeddings_pb2.SearchRequest(space="nope"), "space"),
+            "EmbeddingService/StreamEmbeddings": (
+                embeddings_pb2.StreamEmbeddingsRequest(request={"space": "nope"}),
+                "request.space",
+            ),
+            "FeatureService/GetFeatures": (
+                features_pb2.GetFeaturesRequest(features={"references": ["nope:x"]}),
+                "features.references",
+            ),
+            "RecommendationService/GetRecommendationContext": (
+                recommendation_pb2.GetRecommendationContextRequest(candidates={"space": "nope"}),
+                "candidates.space",
+            ),
+            "SnapshotService/GetCatalogue": (snapshots_pb2.GetCatalogueRequest(sequence=99), "sequence"),
+        }
+        with start_server(settings, port=0) as server, grpc.insecure_channel(server.address) as channel:
+            for method, (request, field) in cases.items():
+                call = channel.unary_stream(f"/hedgerow.serving.v1.{method}")
+                with pytest.raises(grpc.RpcError) as caught:
+                    list(call(request.SerializeToString(), timeout=10))
+                assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+                trailer = dict(caught.value.trailing_metadata())[DETAILS_TRAILER]
+                assert decode_details(trailer).violations == ((field, caught.value.details()),)
 
 
 def test_files_that_cannot_be_used_are_named(project: Settings, authority: Authority, tmp_path: Path) -> None:

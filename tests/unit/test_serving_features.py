@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,11 +15,12 @@ from featurestore.online import OnlineColumns
 from featurestore.online.reader import online_columns
 from featurestore.publication import FeatureField, KeyField, PublishedRelease, PublishedService, PublishedView
 from featurestore.rows import FeatureColumns, Texts
-from governance.errors import NotServed, RequestInvalid
+from governance.errors import AccessDenied, NotServed, RequestInvalid
 from serving.columns import get_column, set_column, text_array, unbitmap
 from serving.features import get_features as get_features_bytes
+from serving.features import stream_features
 from serving.limits import MAX_FEATURES, MAX_ROWS
-from serving.problems import FieldProblem, TooLarge
+from serving.problems import FieldProblem, TooLarge, UnknownName
 from serving.state import Published
 from serving.v1 import features_pb2
 from serving.wire import delimited, first_field, packed, uint
@@ -208,6 +210,7 @@ def test_a_row_of_no_known_release_is_served_unnamed(published: Published) -> No
 
 
 ONE = ("int64", [1])
+TEXT = ("string", ["a"])
 
 
 @pytest.mark.parametrize(
@@ -258,20 +261,82 @@ def test_too_many_rows_and_features_are_refused(published: Published) -> None:
         get_features(published, request([f"item_v1:f{i}" for i in range(MAX_FEATURES + 1)], item_id=ONE))
 
 
+LISTED, NAMED = "features.references", "feature_service"
+
+
+@pytest.mark.parametrize(
+    ("message", "field", "text"),
+    [
+        (request(["items_v1:users"], item_id=ONE), LISTED, "no view 'items_v1'; published: genre_v1, item_v1"),
+        (
+            request(["item_v1:likes"], item_id=ONE),
+            LISTED,
+            "view item_v1 has no feature 'likes'; it has: day, mean, top, users",
+        ),
+        (request(service="ads_item", item_id=ONE), NAMED, "no feature service 'ads_item'; published: ranking_item"),
+        (request(service="bob@example.org", item_id=ONE), NAMED, "no feature service of that name; published: ranking"),
+    ],
+)
+def test_unknown_names_are_not_served(published: Published, message: Any, field: str, text: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        get_features(published, message)
+    assert caught.value.field == field
+    told = caught.value.told(lambda _: True)
+    assert told.startswith(text)
+    assert "bob" not in told
+    assert str(caught.value) in text, "without permission no other name is told"
+
+
 @pytest.mark.parametrize(
     ("message", "text"),
     [
-        (request(["items_v1:users"], item_id=ONE), "no view 'items_v1'; published: genre_v1, item_v1"),
-        (request(["item_v1:likes"], item_id=ONE), "view item_v1 has no feature 'likes'; it has: day, mean, top, users"),
-        (request(service="ads_item", item_id=ONE), "no feature service 'ads_item'; published: ranking_item"),
-        (request(service="bob@example.org", item_id=ONE), "no feature service of that name"),
+        (request(["items_v1:users"], item_id=ONE), "no view 'items_v1'; published: genre_v1"),
+        (request(service="ads_item", item_id=ONE), "published: none that this caller may read"),
     ],
 )
-def test_unknown_names_are_not_served(published: Published, message: Any, text: str) -> None:
-    with pytest.raises(NotServed) as caught:
+def test_of_other_names_a_caller_is_told_what_it_may_read(published: Published, message: Any, text: str) -> None:
+    with pytest.raises(UnknownName) as caught:
         get_features(published, message)
-    assert text in str(caught.value)
-    assert "bob" not in str(caught.value)
+    told = caught.value.told(lambda resources: resources == ("genre_v1",))
+    assert text in told
+    assert "item_v1," not in told
+
+
+def test_of_many_names_only_the_first_are_told() -> None:
+    names = {f"view_{i:03}": (f"view_{i:03}",) for i in range(500)}
+    told = UnknownName("space", "no view 'x'", names).told(lambda _: True)
+    assert told.endswith("view_018, view_019, ...")
+    assert len(told) < 1_000
+    odd = UnknownName("space", "no view 'x'", names).told(lambda what: int(what[0][-3:]) % 2 == 1)
+    assert odd.startswith("no view 'x'; published: view_001, view_003")
+
+
+def test_nothing_of_a_view_is_told_before_it_is_permitted(published: Published) -> None:
+    """What is wrong with the keys names the keys and their types."""
+
+    def never(_resources: tuple[str, ...], _rows: int) -> None:
+        raise AccessDenied("no")
+
+    for bad in (
+        request(["item_v1:users"], item=ONE),
+        request(["item_v1:users"]),
+        request(["item_v1:users"], item_id=TEXT),
+    ):
+        with pytest.raises(AccessDenied):
+            get_features_bytes(published, bad, never)
+        stream = features_pb2.StreamFeaturesRequest(request=bad)
+        with pytest.raises(AccessDenied):
+            next(stream_features(published, stream, never))
+
+
+def test_as_many_rows_are_noted_as_were_asked_for(published: Published) -> None:
+    noted: list[int] = []
+    for kind, values in (("int64", [1] * 3), ("string", ["a"] * 4), ("float64", [0.5] * 5), ("date", [1] * 6)):
+        with suppress(RequestInvalid):
+            get_features_bytes(
+                published, request(["item_v1:users"], item_id=(kind, values)), lambda _, rows: noted.append(rows)
+            )
+    assert noted == [3, 4, 5, 6]
 
 
 TYPES = {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -19,16 +22,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from governance.errors import AccessDenied, ConfigError
-from serving.access import ANONYMOUS, Access, Caller, Verdict, check, deny, open_to_all
+from governance.policy import Decision, Policy, load_policy
+from serving.access import ANONYMOUS, Access, Caller, PolicyAuthorizer, Verdict, check, deny, open_to_all
 from serving.admission import WorkerPool
 from serving.audit import AuditLog, AuditRecord
 from serving.calls import _Method, _unary
-from serving.gate import Gate
+from serving.gate import Gate, anonymous
 from serving.logs import JsonLines
 from serving.traces import start_traces
 from serving.v1 import features_pb2, values_pb2
 from serving.wire import delimited, header, run, texts_field, uint, varint
 from tests.support.fronts import front_server, grpcio_server
+from tests.support.releases import make_project
 
 
 def access(caller: Caller = ANONYMOUS, purpose: str = "ranking") -> Access:
@@ -53,6 +58,26 @@ class TestAccess:
             check(authorizer, access(limited))
         assert not asked
         assert check(authorizer, access(limited, "analytics")).rule == "R"
+
+    def test_what_is_only_asked_is_refused_but_not_recorded(self, tmp_path: Path) -> None:
+        policy, refused = read_policy(tmp_path), list[Decision]()
+        entry = Gate(anonymous, PolicyAuthorizer(policy, refused.append)).entry("S/M")
+        assert not entry.may_read(("items_v1",))
+        assert (refused, entry.resources, entry.rows) == ([], (), 0)
+        for _ in range(2):
+            with pytest.raises(AccessDenied, match="HEDGEROW-READ"):
+                entry(("items_v1",), 3)
+        assert [decision.subject for decision in refused] == ["items_v1"]
+        assert not entry.may_read(("items_v1",))
+        assert len(refused) == 1
+
+
+def read_policy(folder: Path) -> Policy:
+    settings = make_project(folder / "project")
+    settings.policy_dir.mkdir(parents=True, exist_ok=True)
+    rule = "{id: READ-1, kind: may_read, reason: made for it, callers: [a], purposes: [ranking], views: [items_v1]}"
+    (settings.policy_dir / "reads.yaml").write_text(f"rules:\n  - {rule}\n", encoding="utf-8")
+    return load_policy(settings)
 
 
 class TestWire:
@@ -169,6 +194,14 @@ class TestDeadline:
         assert len(worked) == 2
 
 
+def wait_until(there: Callable[[], bool]) -> None:
+    for _ in range(2_000):
+        if there():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come")
+
+
 class TestAudit:
     RECORD = AuditRecord(
         caller="ranker", purpose="ranking", method="S/M", resources=("v",), rows=3, rule="R", code="OK", seconds=0.0012
@@ -185,6 +218,59 @@ class TestAudit:
         assert len(lines) == 2_000
         assert lines[0] == {**lines[0], "caller": "ranker", "rows": 3, "code": "OK", "milliseconds": 1.2}
         assert path.stat().st_mode & 0o077 == 0
+
+    def test_a_full_disk_loses_no_line_blocks_nobody_and_is_told_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Half of a batch fits, then nothing, then the disk is free again."""
+        path = tmp_path / "audit.jsonl"
+        log = AuditLog(path)
+        real, left = os.write, [300]
+
+        def write(file: int, data: Any) -> int:
+            if not left[0]:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            taken = min(left[0], len(data))
+            left[0] -= taken
+            return real(file, data[:taken])
+
+        monkeypatch.setattr(os, "write", write)
+        for _ in range(12_000):
+            log.write(self.RECORD)
+        wait_until(lambda: bool(caplog.records))
+        assert not log.ready
+        assert log.waiting == 12_000
+        assert path.read_bytes() == b"", "no part of a line stays"
+        assert [record.getMessage() for record in caplog.records] == [
+            f"{path}: the audit log cannot be written (No space left on device); calls are refused until it can"
+        ]
+        left[0] = 1 << 40
+        wait_until(lambda: log.ready and not log.waiting)
+        log.close()
+        assert [json.loads(line)["rows"] for line in path.read_text().splitlines()] == [3] * 12_000
+        assert caplog.records[-1].getMessage().endswith("the audit log is written again")
+
+    def test_what_a_full_disk_never_took_is_told_at_the_end(self, caplog: pytest.LogCaptureFixture) -> None:
+        log = AuditLog(Path("/dev/full"))
+        for _ in range(20_000):
+            log.write(self.RECORD)
+        log.close()
+        assert caplog.records[-1].getMessage() == "/dev/full: the audit log was closed without 20000 lines"
+
+    def test_several_writers_and_a_file_that_is_moved_away_lose_nothing(self, tmp_path: Path) -> None:
+        path = tmp_path / "audit.jsonl"
+        logs = [AuditLog(path) for _ in range(3)]
+        for turn in range(300):
+            for log in logs:
+                log.write(self.RECORD)
+            if turn == 150:
+                wait_until(lambda: not any(log.waiting for log in logs))
+                path.rename(path.with_suffix(".1"))
+        for log in logs:
+            log.close()
+        lines = path.with_suffix(".1").read_text().splitlines(), path.read_text().splitlines()
+        assert [len(found) for found in lines] == [453, 447]
+        assert all(json.loads(line)["code"] == "OK" for found in lines for line in found)
 
     def test_a_file_that_cannot_be_written_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")

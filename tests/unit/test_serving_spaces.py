@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
 
-from governance.errors import NotServed, RequestInvalid
+from governance.errors import AccessDenied, NotServed, RequestInvalid
 from serving.columns import unbitmap
-from serving.embeddings import get_embeddings, search
+from serving.embeddings import get_embeddings, search, stream_embeddings
 from serving.index import VectorSpace, write_space
 from serving.limits import MAX_QUERIES, MAX_ROWS
 from serving.problems import TooLarge
@@ -167,6 +167,36 @@ def test_queries_are_checked_alike(published: Published, vectors: bytes, k: int,
         found = outcome(search, published, asked)
         assert isinstance(found, bytes) == (error is None)
         assert error is None or error in str(found)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        embeddings_pb2.GetEmbeddingsRequest(space="close", ids=ids_message("text", ["a"])),
+        embeddings_pb2.GetEmbeddingsRequest(space="close", ids=ids_message("close", [1] * (MAX_ROWS + 1))),
+        embeddings_pb2.SearchRequest(space="close", vectors=b"1", k=0),
+        embeddings_pb2.SearchRequest(space="close", vectors=bytes(4 * DIMENSION), k=0),
+        embeddings_pb2.SearchRequest(space="close", ids=ids_message("text", ["a"]), k=1),
+    ],
+)
+def test_nothing_of_a_space_is_told_before_it_is_permitted(published: Published, request_: Any) -> None:
+    """What is wrong with ids and vectors names their type and dimension."""
+    handler = search if isinstance(request_, embeddings_pb2.SearchRequest) else get_embeddings
+    asked: list[int] = []
+
+    def never(_resources: tuple[str, ...], rows: int) -> None:
+        asked.append(rows)
+        raise AccessDenied("no")
+
+    for form in (request_, request_.SerializeToString(), request_.SerializeToString()):
+        with pytest.raises(RequestInvalid):
+            handler(published, form, lambda *_: None)
+        with pytest.raises(AccessDenied):
+            handler(published, form, never)
+    if isinstance(request_, embeddings_pb2.GetEmbeddingsRequest):
+        with pytest.raises(AccessDenied):
+            next(stream_embeddings(published, embeddings_pb2.StreamEmbeddingsRequest(request=request_), never))
+    assert len(set(asked)) == 1, "as many rows are noted in each form"
 
 
 def test_no_more_ids_pass_as_bytes(published: Published) -> None:
