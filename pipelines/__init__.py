@@ -11,7 +11,7 @@ Reading guide
     thresholds     which keys a private selection releases
     plan           what a release would cost, before anything is read
     curves, bounding_choice   what `plan` draws and advises
-    profile        how many partitions units have, released for `plan` to weigh bounds by
+    profile, unit_rows   how many partitions units have, released for `plan` to weigh bounds by
     parents        signals that read what others released
     windows        which spans of time to release
     noise/         the one place where randomness comes from

@@ -24,11 +24,10 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from governance.errors import ConfigError, DefinitionError, ReleaseCorrupt
 from governance.files import exclusive_lock, remove_tree
@@ -47,25 +46,18 @@ from pipelines.definitions import (
     Signal,
 )
 from pipelines.engine.failures import no_data_in_errors
-from pipelines.engine.rows import RowPlan, rows_of
-from pipelines.engine.scan import Part, parts_of, read_parts, tasks_of
+from pipelines.engine.scan import parts_of, tasks_of
 from pipelines.noise import KeyedNoise, NoiseSource, ReleaseKey
 from pipelines.parents import parents_of, released_domains
 from pipelines.recipes import recipe_of
 from pipelines.results import Progress, RunResult
 from pipelines.run import run
+from pipelines.unit_rows import STEP, STEPS, TIME, UnitRows
 from pipelines.windows import Newest, Span, WindowChoice, choose_windows
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyspark.sql import DataFrame, SparkSession
 
 __all__ = ["STEPS", "Profiled", "profile", "profile_of", "profile_signal", "snippet"]
 
-STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-"""Numbers of partitions at which a new step begins; the last one has no end."""
-
-_STEP, _UNITS, _TIME = "partitions", "units", "seen_at"
+_UNITS = "units"
 _CERTAIN = 3.0
 """Standard deviations of its noise that a count must reach to be told: a phantom among heavy units would weigh much."""
 
@@ -159,7 +151,7 @@ def profile_signal(signal: Signal, rho: float, table: str) -> Signal:
     Raises:
         DefinitionError: a unit's column has the name of one that the table adds.
     """
-    taken = {_STEP, _TIME} & {signal.source.person, *signal.privacy_unit.columns}
+    taken = {STEP, TIME} & {signal.source.person, *signal.privacy_unit.columns}
     if taken:
         raise DefinitionError(signal.identity, f"profile: the unit's column {taken.pop()!r} needs another name")
     steps = STEPS[: bisect_right(STEPS, _most_partitions(signal))]
@@ -169,13 +161,13 @@ def profile_signal(signal: Signal, rho: float, table: str) -> Signal:
         owner=signal.owner,
         purpose=Purpose.ANALYTICS,
         description=f"{signal.privacy_unit.label}s by how many {signal.entity.name}s they have: {signal.description}",
-        source=EventSource(name=signal.source.name, table=table, timestamp=_TIME, person=signal.source.person),
+        source=EventSource(name=signal.source.name, table=table, timestamp=TIME, person=signal.source.person),
         privacy_unit=signal.privacy_unit,
-        entity=Entity("contribution", _STEP),
+        entity=Entity("contribution", STEP),
         aggregates={_UNITS: CountDistinct()},
         window=signal.window,
         bounds=KeepRandom(max_partitions=1, max_rows_per_partition=1),
-        partitions=PublicPartitions({_STEP: steps}),
+        partitions=PublicPartitions({STEP: steps}),
         budget_per_release=ZCDP(rho),
         ttl=signal.ttl,
     )
@@ -248,35 +240,7 @@ def _released(store: ReleaseStore, manifest: Manifest) -> tuple[tuple[tuple[int,
     told = next((column.noise_stddev for column in manifest.features if column.name == _UNITS), None)
     if told is None:
         raise ReleaseCorrupt(f"{manifest.release_id}: it is no profile; remove it, or name the signal otherwise")
-    return tuple(sorted((row[_STEP], row[_UNITS]) for row in rows)), told
-
-
-# --- one row for each unit --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pairs:
-    """Which unit has which key, each once for each task that met it; or a problem."""
-
-    tasks: tuple[tuple[Part, ...], ...]
-    plan: RowPlan
-    names: tuple[str, ...]
-
-    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        import pyarrow as pa
-
-        for batch in batches:
-            for task in batch.column(0).to_numpy().tolist():
-                for made in rows_of(read_parts(self.tasks[task], self.plan), self.plan):
-                    rows = made.rows
-                    if made.problem >= 0:
-                        empty = [pa.nulls(1, rows.schema.field(name).type) for name in self.names]
-                        problem = pa.array([made.problem], pa.int32())
-                        yield pa.RecordBatch.from_arrays([*empty, problem], names=[*self.names, "problem"])
-                        return
-                    distinct = rows.select(list(self.names)).group_by(list(self.names), use_threads=False).aggregate([])
-                    distinct = distinct.append_column("problem", pa.nulls(distinct.num_rows, pa.int32()))
-                    yield from distinct.combine_chunks().to_batches()
+    return tuple(sorted((row[STEP], row[_UNITS]) for row in rows)), told
 
 
 def _write_units(signal: Signal, settings: Settings, store: ReleaseStore, span: Span, folder: Path) -> None:
@@ -285,6 +249,8 @@ def _write_units(signal: Signal, settings: Settings, store: ReleaseStore, span: 
     Raises:
         InputError: nulls, wrong types; nothing was drawn.
     """
+    import pyarrow.parquet as pq
+
     from pipelines.engine.inputs import check_footers, open_inputs, row_plan
     from pipelines.engine.session import spark_session
 
@@ -300,57 +266,24 @@ def _write_units(signal: Signal, settings: Settings, store: ReleaseStore, span: 
     check_footers(bare, inputs)
     plan = row_plan(bare, recipe, inputs, span)
     spark = spark_session(settings.spark)
-    kinds = {"integer": "bigint", "text": "string", "date": "date"}
-    columns = {f"__u{i}": kinds[inputs.events.kind(name)] for i, name in enumerate(signal.privacy_unit.columns)}
-    if signal.privacy_unit.per is not None:
-        columns[f"__u{len(columns)}"] = "bigint"
-    units = tuple(columns)
-    columns |= {f"__k{i}": kinds[inputs.key_kinds[key]] for i, key in enumerate(signal.entity.keys)}
     tasks = tasks_of(parts_of(inputs.events.files, plan), 2 * spark.sparkContext.defaultParallelism)
-    stage = _Pairs(tasks=tasks, plan=plan, names=tuple(columns))
-    schema = ", ".join(f"{name} {kind}" for name, kind in [*columns.items(), ("problem", "int")])
+    unit_kinds = tuple(inputs.events.kind(name) for name in signal.privacy_unit.columns)
+    made = replace(UnitRows.of(signal, plan, unit_kinds, tuple(inputs.key_kinds.values())), tasks=tasks)
     remove_tree(folder)
     folder.mkdir(parents=True, mode=0o700)
+    pq.write_table(made.before(), folder / "before.parquet")
     with no_data_in_errors(signal.identity):
-        pairs = spark.range(0, len(tasks), 1, max(1, len(tasks))).mapInArrow(stage, schema).persist()
+        numbers = spark.range(0, len(tasks), 1, max(1, len(tasks)))
+        pairs = numbers.mapInArrow(made.read, _schema({**made.kinds, "problem": "int"})).persist()
         try:
             problems = [row[0] for row in pairs.where("problem is not null").select("problem").distinct().collect()]
             if problems:
                 raise plan.problems[min(problems)].error()
-            _units_table(pairs, units, signal, span, spark).write.mode("append").parquet(str(folder))
+            of_units = pairs.drop("problem").repartition(*made.units).mapInArrow(made.count, _schema(made.columns))
+            of_units.write.mode("append").parquet(str(folder))
         finally:
             pairs.unpersist()
 
 
-def _units_table(
-    pairs: DataFrame, units: tuple[str, ...], signal: Signal, span: Span, spark: SparkSession
-) -> DataFrame:
-    """A row for each unit; and one before the window, so that the table of an empty window has its columns too."""
-    from pyspark.sql import functions as F
-
-    keys = [name for name in pairs.columns if name.startswith("__k")]
-    counted = pairs.where("problem is null").groupBy(*units).agg(F.countDistinct(*keys).alias("n"))
-    start, per = int(span.start.timestamp()), signal.privacy_unit.per
-    moment: Any = F.lit(start)
-    if per is not None:
-        moment = F.greatest(F.col(units[-1]) * int(per.total_seconds()), moment)
-    step: Any = F.lit(STEPS[0])
-    for edge in STEPS[1:]:
-        step = F.when(F.col("n") >= edge, edge).otherwise(step)
-    named = dict(zip(signal.privacy_unit.columns, units, strict=False))
-    if signal.source.person not in named:
-        counted = counted.withColumn("__person", F.lit(0))  # of a unit that names no person
-        named[signal.source.person] = "__person"
-    types = dict(counted.dtypes)
-    table = counted.select(
-        *(F.col(own).alias(name) for name, own in named.items()),
-        moment.cast("bigint").alias(_TIME),
-        step.cast("bigint").alias(_STEP),
-    )
-    zero = {"bigint": 0, "int": 0, "string": "", "date": date(1970, 1, 1)}
-    before = spark.range(1).select(
-        *(F.lit(zero[types[own]]).cast(types[own]).alias(name) for name, own in named.items()),
-        F.lit(start - 1).cast("bigint").alias(_TIME),
-        F.lit(STEPS[0]).cast("bigint").alias(_STEP),
-    )
-    return table.unionByName(before)
+def _schema(columns: Mapping[str, str]) -> str:
+    return ", ".join(f"`{name}` {kind}" for name, kind in columns.items())
