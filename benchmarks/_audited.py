@@ -53,9 +53,12 @@ from pipelines.definitions import (
 )
 from pipelines.engine.kernel import Bounds
 from pipelines.engine.noisy import Noising, noisy_late
+from pipelines.engine.rows import Values
 from pipelines.engine.tasks import _distinct_units
 from pipelines.noise import Distribution, KeyedNoise, NoiseSource, ReleaseKey
+from pipelines.profile import profile_signal
 from pipelines.recipes import Recipe, recipe_of
+from pipelines.unit_rows import STEPS, UnitRows
 
 __all__ = ["CASES", "FAULTS", "SOUND", "Case", "Fault", "Laboratory"]
 
@@ -138,8 +141,8 @@ class Case:
         return tuple(sorted({item for one in events for item in one.items}))
 
     @property
-    def signal(self) -> Signal:
-        """Its definition, with `run` as a part of the entity."""
+    def definition(self) -> Signal:
+        """A signal over the events, with `run` as a part of the entity."""
         fields: dict[str, Any] = {
             "name": self.name,
             "version": 1,
@@ -157,6 +160,51 @@ class Case:
             "ttl": timedelta(days=14),
         }
         return Signal(**fields | dict(self.changes))
+
+    @property
+    def signal(self) -> Signal:
+        """What is released."""
+        return self.definition
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileCase(Case):
+    """The profile of a signal: units by how many of its keys they have, over a table with one row a unit."""
+
+    @property
+    def items(self) -> tuple[int, ...]:
+        """Steps of numbers of keys."""
+        return STEPS[: STEPS.index(len(ALL)) + 1]
+
+    @property
+    def signal(self) -> Signal:
+        """The derived signal, with `run` as a part of the entity."""
+        return replace(
+            profile_signal(self.definition, RHO, "units"),
+            entity=Entity("step", ("run", "partitions")),
+            partitions=PublicPartitions({"run": (0,), "partitions": self.items}),
+        )
+
+    def units(self, events: pa.Table, change: Callable[[pa.Table], pa.Table]) -> pa.Table:
+        """The table with one row for each unit, by the functions that Spark's workers call.
+
+        Args:
+            events: raw.
+            change: of the pairs of a unit and a key, for planted faults.
+        """
+        signal = self.definition
+        recipe = recipe_of(signal)
+        engine = Sparkless(
+            signal=signal,
+            recipe=recipe,
+            calibration=calibrate(signal, recipe, reporting_delta=0.01),
+            key=ReleaseKey.fresh(),
+        )
+        # The run is told by the user, and is no key of the profiled signal.
+        plan = replace(engine.row_plan(events, END), keys=("item",), domains=(Values(given=ALL),), codes=())
+        rows = UnitRows.of(signal, plan, ("integer",), ("integer",))
+        units = rows.rows(change(pa.Table.from_batches(rows.pairs(iter([(events, True)])))))
+        return units.append_column("run", pa.array(units.column("user").to_numpy() // USERS))
 
 
 def _mean_sums(columns: Columns) -> list[NDArray[np.float64]]:
@@ -278,6 +326,12 @@ CASES = (
             "window": Window(timedelta(days=7), allowed_lateness=timedelta(hours=1)),
         },
     ),
+    ProfileCase(
+        name="profile",
+        aggregates={"n": Count()},
+        without=(replace(CROWD, rows=1),),
+        unit=replace(UNIT, items=ALL, rows=2),
+    ),
     Case(
         name="one_event",
         aggregates={"n": Count(), "s": Sum("value", GRID)},
@@ -294,6 +348,7 @@ class Fault:
     Attributes:
         name: what is broken.
         case: name of the case in which it is looked for.
+        pairs: replaces the pairs of a unit and a key that it has, from which a profile counts.
         bounds: replaces the kernel's bounds.
         noising: replaces the noise stage.
         late: how many units of one run came too late, by their rows that did.
@@ -302,6 +357,7 @@ class Fault:
 
     name: str
     case: str = ""
+    pairs: Callable[[pa.Table], pa.Table] = field(default=lambda pairs: pairs)
     bounds: Callable[[Bounds], Bounds] = field(default=lambda bounds: bounds)
     noising: Callable[[Noising], Noising] = field(default=lambda noising: noising)
     late: Callable[[pa.Table], int] = field(default=_distinct_units)
@@ -386,6 +442,8 @@ class Laboratory:
 
     def _released(self, engine: Sparkless, runs: int, folder: Path, *, with_unit: bool) -> pa.Table:
         table, domains = self._table(runs, with_unit=with_unit), (None, self.case.items)
+        if isinstance(self.case, ProfileCase):
+            table = self.case.units(table, self.fault.pairs)
         found = None
         if self.recipe.first is not None:
             weights = engine.sums(table, end=END, domains=domains, change=self.fault.bounds, first=True)
@@ -420,7 +478,7 @@ class Laboratory:
     def _features(self, released: pa.Table, runs: int) -> NDArray[np.float64]:
         items = self.case.items
         place = released.column("run").to_numpy() * len(items)
-        place = place + np.searchsorted(items, released.column("item").to_numpy())
+        place = place + np.searchsorted(items, released.column(self.signal.entity.keys[1]).to_numpy())
         columns = {"released": np.ones(released.num_rows)}
         for name in released.column_names[len(self.signal.entity.keys) :]:
             values = released.column(name).combine_chunks()
@@ -470,6 +528,15 @@ def _averaged(noising: Noising) -> Noising:
     return replace(noising, source=_Averaged(first=noising.source, second=again))
 
 
+def _units_of_one_key(pairs: pa.Table) -> pa.Table:
+    """As if each key that a unit has belonged to a unit of its own, of the same run."""
+    users = pairs.column("__u0").to_numpy()
+    first = np.searchsorted(users, users // USERS * USERS, sorter=(order := np.argsort(users, kind="stable")))
+    own = np.empty_like(users)
+    own[order] = users[order] // USERS * USERS + np.arange(len(users)) - first[order]
+    return pairs.set_column(0, "__u0", pa.array(own))
+
+
 FAULTS = (
     Fault(name="noise_at_half_scale", case="count_and_sum", noising=_half_scale),
     Fault(name="noise_drawn_twice_and_averaged", case="count_and_sum", noising=_averaged),
@@ -494,6 +561,7 @@ FAULTS = (
         case="selection_of_a_unit_s_own_keys",
         noising=lambda noising: replace(noising, selecting=None),
     ),
+    Fault(name="profile_counts_a_unit_for_each_of_its_keys", case="profile", pairs=_units_of_one_key),
     Fault(name="late_rows_counted_for_units", case="late_units", late=lambda rows: rows.num_rows),
     Fault(name="empty_groups_left_out", case="count_of_empty_groups", empty_groups=False),
 )

@@ -63,15 +63,16 @@ class Sparkless:
         """
         salts = Salts(rows=self.key.salt("rows"), partitions=self.key.salt("partitions"))
         bounds = change(bounds_of(self.signal, self.recipe, self.calibration, salts, first=first, found=found))
-        made = rows_of(iter([(events, True)]), self._row_plan(events, end, domains))
+        made = rows_of(iter([(events, True)]), self.row_plan(events, end, domains))
         return [pa.Table.from_batches([sums]) for one in made for sums in bounded_sums(one.rows, bounds)]
 
     def late(self, events: pa.Table, *, end: int) -> pa.Table:
         """Unit columns of the rows that came too late, as tasks count them."""
-        [made] = rows_of(iter([(events, True)]), self._row_plan(events, end, ()))
+        [made] = rows_of(iter([(events, True)]), self.row_plan(events, end))
         return made.rows.select([]) if made.late is None else made.late
 
-    def _row_plan(self, events: pa.Table, end: int, domains: Sequence[tuple[Any, ...] | None]) -> RowPlan:
+    def row_plan(self, events: pa.Table, end: int, domains: Sequence[tuple[Any, ...] | None] = ()) -> RowPlan:
+        """How rows are made of events; arguments as of `sums`."""
         signal, length = self.signal, int(self.signal.window.length.total_seconds())
         per, lateness = signal.privacy_unit.per, int(self.signal.window.allowed_lateness.total_seconds())
         return RowPlan(

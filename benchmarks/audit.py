@@ -7,6 +7,9 @@ unit, chosen to be the worst, without Spark (benchmarks._audited). Clopper and P
 that the engine has at least, all of them right at once with the confidence printed (benchmarks._evidence). It must lie
 below the claim, and it cannot reach it: `ratio` says how close it comes, at the delta where it comes closest.
 
+Of a profile the table with one row a unit is made anew from the events of each run, by what tasks call; the number of
+late units is told as a manifest tells it, in each run with noise of its own.
+
 The same audit looks for planted faults, each of which must show as an epsilon, or an exposure, above the claim.
 
 The lower bound falls short of the claim where an output hides part of the noisy sums (a ranking of candidates, a
