@@ -73,7 +73,7 @@ def compare_bounds(plan: SignalPlan, profile: ContributionProfile) -> tuple[Boun
     """The signal's own bounds, the best `KeepRandom` and the best `ClipNorm` of those tried; the best comes first."""
     judge = _Judge(plan=plan, profile=profile, column=_judged(plan))
     given = judge.of(plan.signal.bounds, plan.recipe, plan.calibration, given=True)
-    kept = [choice for rows in sorted(judge.rows_kept) if (choice := judge.best(_keeping(rows))) is not None]
+    kept = [choice for rows in sorted(judge.rows_kept) if (choice := judge.best(judge.keeping(rows))) is not None]
     best = (min(kept, key=lambda choice: choice.error, default=None), judge.best(judge.clipping()))
     others = (choice for choice in best if choice is not None and choice.bounds != given.bounds)
     return tuple(sorted((given, *others), key=lambda choice: choice.error))
@@ -84,10 +84,6 @@ def _judged(plan: SignalPlan) -> str:
     measures = {output.name: plan.recipe.measure(output.measure) for output in plan.recipe.outputs}
     counts = [output for output in plan.recipe.outputs if measures[output.name].kind in _COUNTS]
     return max(counts or plan.recipe.outputs, key=lambda output: plan.calibration.stddev(output) / output.scale).name
-
-
-def _keeping(rows: int) -> Iterator[KeepRandom]:
-    return (KeepRandom(max_partitions=n, max_rows_per_partition=rows) for n in _TRIED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +107,15 @@ class _Judge:
         own = {given.max_rows_per_partition} if isinstance(given, KeepRandom) else set()
         return frozenset({self.profile.rows_per_partition, *own})
 
+    @property
+    def tried(self) -> tuple[int, ...]:
+        """Numbers of partitions, ascending: those that units have, and a few more."""
+        return tuple(sorted({*_TRIED, *(count for count, _ in self.profile.partitions)}))
+
+    def keeping(self, rows: int) -> Iterator[KeepRandom]:
+        """Ever more partitions, with so many rows in each."""
+        return (KeepRandom(max_partitions=n, max_rows_per_partition=rows) for n in self.tried)
+
     def clipping(self) -> Iterator[ClipNorm]:
         """Norms up to that of a unit with very many partitions, each without loss for units with some number."""
         private = isinstance(self.plan.signal.partitions, PrivateSelection)
@@ -119,7 +124,7 @@ class _Judge:
         if planned is None:
             return iter(())
         norm = self._norm(*planned)
-        return (ClipNorm(l2=round(norm * math.sqrt(n), 3), max_partitions=most) for n in _TRIED)
+        return (ClipNorm(l2=round(norm * math.sqrt(n), 3), max_partitions=most) for n in self.tried)
 
     def best(self, tried: Iterable[Bounding]) -> BoundingError | None:
         """The choice with the least error; None where none is lawful.
