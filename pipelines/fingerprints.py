@@ -50,7 +50,7 @@ def events_fingerprint(
         spark: where row groups are hashed.
     """
     parts = parts_of(inputs.events.files, row_plan(signal, recipe, inputs, span))
-    hashing = RowGroups(tasks=tasks_of(parts, 2 * spark.defaultParallelism), columns=inputs.event_columns)
+    hashing = RowGroups(tasks=tasks_of(parts, 1), columns=inputs.event_columns)
     hashes = dict(found for _, found in numbered(spark, len(hashing.tasks), hashing).collect())
     content = b"".join(hashes[part.file, part.group] for part in parts)
     return InputFingerprint(
