@@ -68,6 +68,8 @@ COMMANDS = (
             help="Release signals: bound, aggregate, add noise, publish atomically."),
     Command(name="publish", module="serving.cli", attribute="publish", extra="serving",
             help="Put the newest releases into the feature store."),
+    Command(name="vectors", module="serving.vectors_cli", attribute="app", extra="serving",
+            help="Take vectors out of embedding spaces."),
     Command(name="dataset", module="pipelines.datasets_cli", attribute="app", extra="pipelines",
             help="Build training sets: labels with what was known at their time."),
     Command(name="serve", module="serving.cli", attribute="serve", extra="serving",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Final
 
 from featurestore.catalogue import build_catalogue, public_key_bytes, signing_key
 from featurestore.publication import Publication, PublishedSpace, load_publication, write_publication
@@ -13,9 +14,11 @@ from governance.errors import NotPublished, PublicationCorrupt
 from governance.files import exclusive_lock, write_atomic
 from governance.ledger import Ledger
 from governance.settings import Settings
-from serving.spaces import build_spaces, remove_unused_spaces
+from serving.spaces import build_spaces, remove_unused_spaces, removed_ids
 
 __all__ = ["publish"]
+
+_COUNTER: Final = "publication.sequence"
 
 
 def _utc_now() -> datetime:
@@ -51,10 +54,12 @@ def publish(
         catalogue = None
         if spaces:
             progress("device catalogue: building and signing")
-            catalogue = build_catalogue(settings, ledger, views, _catalogue_space(spaces).release_id)
+            space = _catalogue_space(spaces)
+            removed = removed_ids(settings, space.name.partition("/")[0])
+            catalogue = build_catalogue(settings, ledger, views, space.release_id, removed=removed)
             write_atomic(settings.catalogue_public_key_path, public_key_bytes(signing_key(settings)))
         publication = Publication(
-            sequence=previous.sequence + 1 if previous else 1,
+            sequence=max(_counted(settings), previous.sequence if previous else 0) + 1,
             created_at=clock().isoformat(timespec="milliseconds"),
             project=settings.name,
             views=views,
@@ -63,6 +68,7 @@ def publish(
             catalogue=catalogue,
         )
         write_publication(settings, publication)
+        write_atomic(settings.serving_dir / _COUNTER, str(publication.sequence).encode())
         kept = (*spaces, *(previous.spaces if previous else ()))
         remove_unused_snapshots(settings, (publication, previous))
         remove_unused_spaces(settings, frozenset(space.directory for space in kept))
@@ -74,6 +80,14 @@ def _in_force(settings: Settings) -> Publication | None:
         return load_publication(settings)
     except (NotPublished, PublicationCorrupt):
         return None
+
+
+def _counted(settings: Settings) -> int:
+    """The last publication's number, kept beside its record: where that is damaged, no number is given twice."""
+    try:
+        return int((settings.serving_dir / _COUNTER).read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return 0
 
 
 def _catalogue_space(spaces: tuple[PublishedSpace, ...]) -> PublishedSpace:

@@ -31,7 +31,15 @@ if TYPE_CHECKING:
 
     from serving.index import SpaceMeta
 
-__all__ = ["SPACE_KINDS", "VERSIONS", "build_spaces", "remove_unused_spaces", "remove_vectors", "vector_releases"]
+__all__ = [
+    "SPACE_KINDS",
+    "VERSIONS",
+    "build_spaces",
+    "remove_unused_spaces",
+    "remove_vectors",
+    "removed_ids",
+    "vector_releases",
+]
 
 SPACE_KINDS: Final = ("content_embedding",)
 """Kinds of signals whose releases are item vectors."""
@@ -109,7 +117,7 @@ def remove_vectors(settings: Settings, name: str, ids: Sequence[int] | Sequence[
         raise PublicationError(f"{name}: removed ids must be {space.key.type}, found others; nothing was removed")
     with exclusive_lock(settings.locks_dir / "publish.lock", "publish"):
         signal = name.partition("/")[0]
-        removed = sorted({*_removed(settings, signal), *ids})
+        removed = sorted({*removed_ids(settings, signal), *ids})
         path = _removed_path(settings, signal)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, canonical_bytes({"schema": _REMOVED_SCHEMA, "ids": removed}))
@@ -132,7 +140,7 @@ def _build(settings: Settings, manifest: Manifest, progress: Callable[[str], Non
 
     check_publishable(settings, manifest)
     signal = manifest.signal
-    removed = _removed(settings, signal.name)
+    removed = removed_ids(settings, signal.name)
     search = settings.search
     made_of = {"schema": SCHEMA, "release": manifest.sha256, "removed": removed}
     asked = {"recall": str(search.recall), "memory_mib": search.memory_mib}
@@ -196,7 +204,7 @@ def _removed_path(settings: Settings, signal: str) -> Path:
     return settings.serving_dir / _REMOVED / f"{signal}.json"
 
 
-def _removed(settings: Settings, signal: str) -> list[int | str]:
+def removed_ids(settings: Settings, signal: str) -> list[int | str]:
     """The ids that were taken out of a signal's spaces, sorted."""
     path = _removed_path(settings, signal)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,12 +30,17 @@ _NUMERIC: Final = ("int64", "float64", "bool")
 
 
 def build_catalogue(
-    settings: Settings, ledger: Ledger, views: Sequence[PublishedView], vector_release: str
+    settings: Settings,
+    ledger: Ledger,
+    views: Sequence[PublishedView],
+    vector_release: str,
+    *,
+    removed: Collection[int | str] = (),
 ) -> PublishedCatalogue:
     """Writes `serving_dir/catalogues/<sequence>-<sha12>.bin` and signs it. It is in force once a publication names it.
 
-    The bytes depend on the releases only, so building again from the same releases gives the same file and sequence;
-    a sequence number is never used for two contents.
+    The bytes depend on the releases and what is removed only, so building again gives the same file and sequence; a
+    sequence number is never used for two contents.
 
     Args:
         settings: the project.
@@ -43,6 +48,7 @@ def build_catalogue(
         views: the published views; numeric features of those keyed by the item alone are included, from their newest
             release, of the newest version of each signal.
         vector_release: id of the vector release.
+        removed: ids that the catalogue leaves out; those that it does not have are fine.
 
     Raises:
         NotPublished: a release named here is not committed.
@@ -57,7 +63,7 @@ def build_catalogue(
     for manifest in used:
         check_publishable(settings, manifest)
 
-    items = _read(settings, used[0]).sort_by(key)
+    items = _without(_read(settings, used[0]), key, removed).sort_by(key)
     ids = _ids(items[key])
     metric = str(used[0].signal.definition.get("metric", "cosine"))
     vectors, scales = quantize(_matrix(items["vector"], len(ids)), normalize=metric == "cosine")
@@ -112,6 +118,16 @@ def _committed(manifests: dict[str, Manifest], release_id: str) -> Manifest:
 def _newest_versions(views: Sequence[PublishedView]) -> Iterator[PublishedView]:
     newest = {view.signal: view for view in sorted(views, key=lambda view: view.version)}
     return (newest[signal] for signal in sorted(newest) if newest[signal].releases)
+
+
+def _without(items: pa.Table, key: str, removed: Collection[int | str]) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not removed:
+        return items
+    gone: Any = pa.array(list(removed), items[key].type)
+    return items.filter(pc.invert(pc.is_in(items[key], value_set=gone)))
 
 
 def _read(settings: Settings, manifest: Manifest) -> pa.Table:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from featurestore.catalogue import decode
 from featurestore.publication import Publication, PublishedSpace, write_publication
 from governance.errors import (
     ConfigError,
+    HedgerowError,
     NotPublished,
     PublicationCorrupt,
     PublicationError,
@@ -22,8 +25,10 @@ from governance.ledger import Ledger
 from governance.settings import Search, Settings, load_settings
 from serving.index import IndexKind, VectorSpace, write_space
 from serving.index.tuning import RecallUnreached
+from serving.publish import publish as publish_all
 from serving.spaces import build_spaces, remove_unused_spaces, remove_vectors, vector_releases
 from serving.state import open_published
+from serving.vectors_cli import app
 from tests.support.releases import make_project, make_vector_release
 
 ROWS, DIMENSION = 200, 8
@@ -110,6 +115,34 @@ def test_removed_vectors_are_gone_from_every_file(settings: Settings) -> None:
     assert len(files) > 5
     assert not any(needle in path.read_bytes() for path in files)
     assert state.spaces["item_content"].find(np.array([gone]))[1].all()  # the old one still answers who holds it
+
+
+def test_removing_from_the_command_line(settings: Settings, tmp_path: Path) -> None:
+    """From the next publication on neither the server nor a device has them."""
+    release(settings)
+    with Ledger(settings.ledger_path) as ledger:
+        publish_all(settings, ledger)
+        listed = tmp_path / "gone.txt"
+        listed.write_text("1017\n1018\n\n")
+        arguments = ["remove", "item_content", "1001", "--ids-from", str(listed), "-p", str(settings.root)]
+        told = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert told.output == "item_content: 3 removed in all; run 'hedgerow publish' to put it in force\n"
+        publication = publish_all(settings, ledger)
+    (space, *_) = publication.spaces
+    assert opened(settings, space).find(np.array([1001, 1017, 1018, 1019]))[1].tolist() == [False, False, False, True]
+    assert publication.catalogue is not None
+    catalogue = decode((settings.serving_dir / publication.catalogue.file).read_bytes())
+    assert set(IDS) - set(catalogue.ids.tolist()) == {1001, 1017, 1018}
+
+    for wrong, message in (
+        (["item_content", "abc"], "whole numbers"),
+        (["item_content"], "no id is named"),
+        (["nothing", "1"], "no embedding space"),
+        (["item_content", "--ids-from", str(tmp_path / "none.txt")], "cannot be read"),
+    ):
+        refused = CliRunner().invoke(app, ["remove", *wrong, "-p", str(settings.root)])
+        assert isinstance(refused.exception, HedgerowError)
+        assert message in str(refused.exception)
 
 
 @pytest.mark.parametrize(

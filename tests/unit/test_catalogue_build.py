@@ -104,6 +104,18 @@ def test_it_holds_vectors_labels_and_released_item_features(
     np.testing.assert_allclose(catalogue.vectors * catalogue.scales[:, None], unit, atol=0.005)
 
 
+def test_what_is_removed_is_in_no_byte_of_it(settings: Settings, ledger: Ledger, vectors: Manifest) -> None:
+    manifest = popularity(settings, ledger)
+    whole = build_catalogue(settings, ledger, views(manifest), vectors.release_id)
+    published = build_catalogue(settings, ledger, views(manifest), vectors.release_id, removed=[20, 77])
+    catalogue = decode(read(settings, published))
+    assert catalogue.ids.tolist() == [10, 30]
+    assert catalogue.titles == ("A", "C")
+    assert len(catalogue.vectors) == 2
+    np.testing.assert_array_equal(catalogue.features["popularity_v1:users"], [5, 7])
+    assert published.sequence == whole.sequence + 1
+
+
 def test_the_newest_window_counts(settings: Settings, ledger: Ledger, vectors: Manifest) -> None:
     manifests = [popularity(settings, ledger, day=3), popularity(settings, ledger, day=10)]
     published = build_catalogue(settings, ledger, views(*manifests), vectors.release_id)
