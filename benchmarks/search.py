@@ -10,7 +10,8 @@ named in the answer.
 
 Vectors: `clustered` are 1,000 round clouds, easy; `correlated` have values that depend on each other with a long tail
 of directions, as learnt item vectors have; `uniform` have no structure at all, the hardest. Queries are drawn like the
-rows and are not among them.
+rows and are not among them. Targets are for `clustered`, on which the reference figures were measured; what is found
+for the others stands beside them, for orientation.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ OPENSSL_1_1: Final = "psycopg2-binary==2.9.5"
 """Brings along the libraries that redis-stack needs and new systems lack."""
 PEER_SECONDS: Final = 150
 MANY_ROWS: Final = 250_000
+TARGET_DATA: Final = "clustered"
+"""The vectors that targets are for: those that the reference figures were measured on."""
 
 
 # --- vectors ---------------------------------------------------------------------------------------------------
@@ -210,6 +213,7 @@ def served(
                     "concurrency": concurrency,
                     "queries_per_second": batch * ours["calls_per_second"],
                     **ours,
+                    "failed": sum(run["failed"] for run, _ in rounds),
                     "empty_calls_per_second": empty["calls_per_second"],
                     "empty_cpu_seconds_per_1000_calls": empty["cpu_seconds_per_1000_calls"],
                     "of_empty": round(ours["calls_per_second"] / empty["calls_per_second"], 3),
@@ -319,33 +323,46 @@ def run(command: list[Any]) -> list[str] | str:
 # --- all -------------------------------------------------------------------------------------------------------
 
 
-def targets(results: list[dict[str, Any]], compared: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The ratios that this benchmark is judged by, each with what it should be."""
-    found = []
+def targets(
+    results: list[dict[str, Any]], compared: dict[str, Any] | None, recall: float
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What this benchmark is judged by, with what it should be; and the same figures of other vectors, unjudged.
 
-    def ratio(name: str, value: float, least: float) -> None:
-        found.append({"name": name, "found": round(value, 2), "at_least": least, "met": value >= least})
+    The figures that targets were set by are of `clustered` vectors. What a search of others costs depends on them: at
+    the same recall a graph may have to look at ten times as many.
+    """
+    found: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+
+    def told(data: str, name: str, value: float, bound: str, limit: float) -> None:
+        figure = {"data": data, "name": name, "found": round(value, 3)}
+        met = value >= limit if bound == "at_least" else value <= limit
+        if data == TARGET_DATA:
+            found.append({**figure, bound: limit, "met": met})
+        else:
+            others.append(figure)
 
     for result in results:
-        one = point(result, 1, 16)
-        calls = f"{result['data']}: calls/s of the empty server's, one query a call, c=16"
-        ratio(calls, one["calls_per_second"] / one["empty_calls_per_second"], 0.6)
-        spent = f"{result['data']}: the empty server's CPU seconds over ours, one query a call, c=16"
-        ratio(spent, one["empty_cpu_seconds_per_1000_calls"] / one["cpu_seconds_per_1000_calls"], 0.6)
+        one, data = point(result, 1, 16), result["data"]
+        told(data, "recall@10 of the server's answers", result["recall_served"], "at_least", recall)
+        told(data, "failed calls", sum(row["failed"] for row in result["served"]), "at_most", 0)
+        calls = "calls/s of the empty server's, one query a call, c=16"
+        told(data, calls, one["calls_per_second"] / one["empty_calls_per_second"], "at_least", 0.6)
+        spent = "the empty server's CPU seconds over ours, one query a call, c=16"
+        ratio = one["empty_cpu_seconds_per_1000_calls"] / one["cpu_seconds_per_1000_calls"]
+        told(data, spent, ratio, "at_least", 0.6)
     theirs = (compared or {}).get("redis_stack", {}).get("c16")
     if compared and theirs:
-        ours = point(compared["hedgerow"], BATCH, 16)
-        ratio(
-            f"queries/s over redis-stack's, {BATCH} a call, c=16",
-            ours["queries_per_second"] / theirs["queries_per_second"],
-            1,
-        )
-        ratio(
-            f"redis-stack's server CPU seconds a query over ours, {BATCH} a call, c=16",
-            theirs["server_cpu_seconds_per_1000"] * BATCH / ours["cpu_seconds_per_1000_calls"],
-            1,
-        )
-    return found
+        ours, data = point(compared["hedgerow"], BATCH, 16), compared["data"]
+        faster = f"queries/s over redis-stack's, {BATCH} a call, c=16"
+        told(data, faster, ours["queries_per_second"] / theirs["queries_per_second"], "at_least", 1)
+        cheaper = f"redis-stack's server CPU seconds a query over ours, {BATCH} a call, c=16"
+        ratio = theirs["server_cpu_seconds_per_1000"] * BATCH / ours["cpu_seconds_per_1000_calls"]
+        told(data, cheaper, ratio, "at_least", 1)
+        if compared["hedgerow"] is not results[0]:
+            failed = sum(row["failed"] for row in compared["hedgerow"]["served"])
+            told(data, f"failed calls, {compared['rows']:,} rows", failed, "at_most", 0)
+    return found, others
 
 
 def point(result: dict[str, Any], batch: int, concurrency: int) -> dict[str, Any]:
@@ -382,6 +399,7 @@ def main() -> None:
                 _, truth = scan(queries, few, K, l2=False)
             ours = results[0] if len(few) == len(vectors) else measure(name, few, queries, truth, arguments)
             compared = {"data": name, "rows": len(few), "hedgerow": ours, **peers(few, queries, truth, arguments)}
+    judged, others = targets(results, compared, arguments.recall)
     document = {
         "benchmark": "search",
         "rows": arguments.rows,
@@ -390,7 +408,9 @@ def main() -> None:
         "cores": os.cpu_count(),
         "results": results,
         "peers": compared,
-        "targets": targets(results, compared),
+        "targets_are_for": TARGET_DATA,
+        "targets": judged,
+        "for_orientation": others,
     }
     print(json.dumps(document) if arguments.json else json.dumps(document, indent=2))
 
