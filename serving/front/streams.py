@@ -61,7 +61,7 @@ class Limits:
         held_bytes: of answers that peers have not taken, on all connections; a quarter of it on one. What waits
             for a socket counts from 16 KiB on; of TLS, what is encrypted already does not.
         begin_seconds: until a new connection has sent its preface.
-        stalled_seconds: for so long a peer may send nothing of a request, or take nothing of an answer.
+        stalled_seconds: a request may take so long until it is whole, and a peer take nothing of an answer for so long.
     """
 
     message_bytes: int = 32 * 1024 * 1024
@@ -388,8 +388,7 @@ class Streams:
         assert method is not None, "calls without a method are refused"
         if head.length >= 0 and head.length != call.total:
             raise StreamFault(call.stream, ErrorCode.PROTOCOL_ERROR)
-        if call.refused or (not method.control and (self._site.busy() or self._crowded)):
-            self._site.refuse(call)
+        if not self._admitted(call, method):
             return
         if method.requests:
             self._keep(call, payload)
@@ -407,6 +406,12 @@ class Streams:
         else:
             self._count(call, len(message) - call.counted)
             self._site.arrived(call, message)
+
+    def _admitted(self, call: Call, method: Method) -> bool:
+        """Whether a call whose request is whole goes on; by now there may be more to do than when it began."""
+        if call.refused or (not method.control and (self._site.busy() or self._crowded)):
+            self._site.refuse(call)
+        return not call.ended  # refused, or given up with this very connection, which made room
 
     @property
     def _crowded(self) -> bool:

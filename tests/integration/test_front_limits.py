@@ -58,6 +58,24 @@ def test_what_a_connection_held_is_given_back_where_it_makes_room_itself() -> No
             assert channel.unary_unary(GET, bytes, bytes)(b"100000", timeout=10) == bytes(100_000)
 
 
+def test_a_request_of_a_connection_that_makes_room_is_not_counted_any_more() -> None:
+    """More is held than may be, and a request comes from the very connection that is ended for that."""
+    with running_front(service(), limits=Limits(held_bytes=2 * MIB)) as running, ExitStack() as stack:
+        most, *others = [stack.enter_context(Peer(running.address, CLOSED)).open() for _ in range(5)]
+        most.call(1, GET, b"250000")
+        most.send(headers(3, request(GET)))
+        for peer in others:
+            peer.call(1, GET, b"240000")
+        assert all(peer.alive() for peer in (most, *others))
+        running.dispatcher.limits = Limits(held_bytes=MIB)
+        time.sleep(UNTAKEN_SECONDS)
+        most.send(data(3, prefixed(b"1"), end=True))
+        assert isinstance(most.outcome(3), Ended)
+        stack.close()
+        assert comes_true(lambda: not running.dispatcher.connections)
+        assert running.dispatcher.held == running.dispatcher.unfinished == 0
+
+
 def test_a_peer_that_reads_does_not_shield_those_that_do_not() -> None:
     """Who holds most is reading, slowly; the others, who are not, make room."""
     limits = Limits(held_bytes=2 * MIB)
