@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import grpc
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-__all__ = ["Metrics", "MetricsInterceptor"]
+from governance.errors import ConfigError
+
+__all__ = ["Metrics", "MetricsInterceptor", "serve_registry"]
 
 _BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -63,6 +65,27 @@ class Metrics:
         self.unwritten = Gauge(
             "hedgerow_audit_unwritten", "Audit records not written yet.", multiprocess_mode="livesum", registry=own
         )
+
+
+def serve_registry(registry: CollectorRegistry, host: str, port: int) -> Callable[[], None]:
+    """Lets Prometheus read a registry over HTTP.
+
+    Returns:
+        What ends that.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    try:
+        listening, _ = start_http_server(port, host, registry)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; correct [metrics]") from None
+
+    def close() -> None:
+        listening.shutdown()
+        listening.server_close()
+
+    return close
 
 
 class MetricsInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only

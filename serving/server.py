@@ -28,7 +28,7 @@ from serving.front import Dispatcher, Front, Limits, MethodTable, handlers_of
 from serving.gate import Gate, Identify, anonymous
 from serving.index import single_threaded
 from serving.limits import MAX_MESSAGE_BYTES
-from serving.metrics import Metrics, MetricsInterceptor
+from serving.metrics import Metrics, MetricsInterceptor, serve_registry
 from serving.state import Published
 from serving.tls import Tls, server_contexts
 from serving.tokens import Certificates, Tokens, read_rules
@@ -84,18 +84,8 @@ class RunningServer:
         Raises:
             ConfigError: the address cannot be listened on.
         """
-        if config is None:
-            return
-        from prometheus_client import start_http_server
-
-        try:
-            metrics, _ = start_http_server(config.port, config.host, self.metrics.registry)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {_join(config.host, config.port)}: {error.strerror}; correct [metrics]"
-            ) from None
-        self._closing.callback(metrics.server_close)
-        self._closing.callback(metrics.shutdown)
+        if config is not None:
+            self._closing.callback(serve_registry(self.metrics.registry, config.host, config.port))
 
     def stop(self, grace_seconds: float | None = None) -> None:
         """Refuses new calls, lets running ones end, and returns when they have or the grace is over. Idempotent.

@@ -17,7 +17,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -54,16 +55,16 @@ def serve_processes(
     Raises:
         HedgerowError: what the first workers report when they cannot start, see `serving.server.start_server`.
         PortBusy: the address is in use.
+        ConfigError: an address cannot be listened on.
     """
     reserved, port = _reserve(config.listen.host, config.listen.port)
     folder = Path(tempfile.mkdtemp(prefix="hedgerow-metrics-"))
     os.environ[_METRICS_DIR] = str(folder)
     workers: list[_Worker] = []
     try:
-        with reserved:
+        with reserved, _metrics_served(config):
             workers += [_Worker(settings, config, port) for _ in range(config.listen.processes)]
             told = [worker.wait_until_ready() for worker in workers]
-            _serve_metrics(config)
             ready(*told[0])
             _watch(workers, settings, config, port, ended)
     finally:
@@ -79,7 +80,10 @@ def _watch(workers: list[_Worker], settings: Settings, config: ServerConfig, por
     while not ended.wait(_LOOK_SECONDS):
         for position, worker in enumerate(workers):
             if not worker.alive and time.monotonic() - worker.since >= _RESTART_SECONDS:
-                _LOG.error("a serving process ended with code %s; starting another", worker.exitcode)
+                if (reason := worker.not_started) is not None:
+                    _LOG.error("a serving process could not start: %s; starting another", reason)
+                else:
+                    _LOG.error("a serving process ended with code %s; starting another", worker.exitcode)
                 _forget_metrics(worker.pid)
                 workers[position] = _Worker(settings, config, port)
 
@@ -123,6 +127,17 @@ class _Worker:
             raise told
         return told
 
+    @property
+    def not_started(self) -> HedgerowError | None:
+        """Of one that has ended: why it could not start, if it told."""
+        try:
+            while self._ours.poll():
+                if isinstance(told := self._ours.recv(), HedgerowError):
+                    return told
+        except (EOFError, OSError):
+            pass
+        return None
+
     def end(self) -> None:
         if self._process.is_alive():
             self._process.terminate()
@@ -147,7 +162,7 @@ def _work(supervisor: Connection, settings: Settings, config: ServerConfig, port
         server = start_server(settings, port=port, config=config, shared_port=True)
     except HedgerowError as error:
         supervisor.send(_portable(error))
-        return
+        raise SystemExit(2) from None
     with server:
         supervisor.send((server.address, server.publication))
         threading.Thread(target=_until_gone, args=(supervisor, ended), daemon=True).start()
@@ -180,16 +195,24 @@ def _reserve(host: str, port: int) -> tuple[socket.socket, int]:
     return reserved, int(reserved.getsockname()[1])
 
 
-def _serve_metrics(config: ServerConfig) -> None:
+@contextmanager
+def _metrics_served(config: ServerConfig) -> Iterator[None]:
     """The metrics of all workers, added up, from this process."""
     if config.metrics is None:
+        yield
         return
-    from prometheus_client import CollectorRegistry, multiprocess, start_http_server
+    from prometheus_client import CollectorRegistry, multiprocess
+
+    from serving.metrics import serve_registry
 
     registry = CollectorRegistry()
     collector: Any = multiprocess.MultiProcessCollector
     collector(registry)
-    start_http_server(config.metrics.port, config.metrics.host, registry)
+    close = serve_registry(registry, config.metrics.host, config.metrics.port)
+    try:
+        yield
+    finally:
+        close()
 
 
 def _forget_metrics(pid: int | None) -> None:
