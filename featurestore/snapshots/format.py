@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -147,6 +148,6 @@ def typed(sections: Mapping[str, NDArray[np.uint8]], name: str, dtype: str, shap
         ValueError: it is not there or has another size.
     """
     section = sections.get(name)
-    if section is None or section.nbytes != np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64)):
+    if section is None or section.nbytes != np.dtype(dtype).itemsize * math.prod(shape):
         raise ValueError(f"section {name!r} is missing or has another size")
     return section.view(dtype).reshape(shape)

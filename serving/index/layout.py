@@ -57,6 +57,8 @@ IDS, PLACES, ORDER, NAMES = "ids.i64", "places.i64", "order.i64", "ids.json"
 
 _META = "meta.json"
 _TAGS, _TAG_ROWS, _TAG_ENDS = "tags.json", "tags.rows.i64", "tags.ends.i64"
+_MOST: Final = 2**31 - 1
+"""What FAISS counts to in its own files."""
 _ALWAYS = frozenset((INDEX, VECTORS, PROBES, _TAGS, _TAG_ROWS, _TAG_ENDS))
 
 
@@ -153,7 +155,7 @@ def verified(directory: Path) -> SpaceMeta:
             raise ValueError(meta.schema)
         tuning = meta.tuning
         counts = (meta.rows, meta.dimension, tuning.probes + 1, tuning.effort_10 + 1, tuning.effort_100 + 1)
-        if not all(type(count) is int and count > 0 for count in counts):
+        if not all(type(count) is int and 0 < count <= _MOST for count in counts):
             raise ValueError("counts")
         if not all(0 <= share <= 1 for share in (tuning.target, tuning.recall_10, tuning.recall_100)):
             raise ValueError("recall")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 import grpc
 import numpy as np
@@ -93,6 +94,15 @@ def test_one_round_trip_is_the_three_calls(client: Client) -> None:
         client.get_recommendation_context("item_content", ids=[7], k=0)
     with pytest.raises(NotServed, match="no feature 'nothing'"):
         client.get_recommendation_context("item_content", ids=[7], k=1, item_features=["items_v1:nothing"])
+
+
+def test_one_round_trip_is_no_larger_than_a_message(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part may be as large as a message; all of them together must be no larger."""
+    monkeypatch.setattr("serving.recommendation.MAX_MESSAGE_BYTES", 1_000)
+    ask = partial(client.get_recommendation_context, "item_content", ids=[7, 8, 9])
+    assert ask(k=5).candidates.counts.tolist() == [5] * 3
+    with pytest.raises(RequestInvalid, match=r"bytes in the answer, allowed 1,000; split the request"):
+        ask(k=20, item_features=FEATURES)
 
 
 def test_frames_keep_nulls_and_types(client: Client) -> None:
@@ -254,7 +264,7 @@ def test_statuses_are_typed_errors(code: int, text: str, details: Details | None
 def test_metadata_that_no_server_takes_is_the_callers_fault(server: RunningServer) -> None:
     with (
         Client(server.address, token="x" * 20_000) as client,
-        pytest.raises(RequestInvalid, match="metadata of more than"),
+        pytest.raises(RequestInvalid, match="16,384"),
     ):
         client.search("item_content", ids=[1], k=1)
 

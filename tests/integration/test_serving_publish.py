@@ -284,6 +284,16 @@ def test_killed_at_any_step_the_old_publication_stays_and_a_rerun_completes(tmp_
     assert [path.name for path in settings.serving_dir.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_damaged_record_starts_no_numbers_anew(tmp_path: Path) -> None:
+    settings = make_project(tmp_path, extra=CALENDAR)
+    release_items(settings, 0, [1, 2, 3, 4])
+    for _ in range(2):
+        publish_all(settings)
+    (settings.serving_dir / "publication.json").write_bytes(b"{}")
+    publish_all(settings)
+    assert load_publication(settings).sequence == 3
+
+
 def test_rows_of_a_later_publication_are_not_served_before_it_is_in_force(tmp_path: Path) -> None:
     """As after a publisher was killed between the online store and the record."""
     settings = make_project(tmp_path, extra=CALENDAR)

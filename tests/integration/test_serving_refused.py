@@ -15,11 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
+from featurestore.snapshots import open_snapshot
 from governance.canonical import canonical_bytes
+from governance.errors import PublicationCorrupt
 from governance.files import write_atomic
 from governance.settings import Settings
 from serving import watch
 from serving.client import Client
+from serving.index import VectorSpace
 from serving.server import RunningServer, start_server
 from serving.state import Published
 from tests.support.serving import served_items
@@ -76,7 +79,51 @@ def overlapping(header: dict[str, Any]) -> None:
     header["sections"] = [[name, 0, count] for name, _, count in header["sections"]]
 
 
-@pytest.mark.parametrize("change", [bomb, larger, wide, outside, overlapping])
+def astronomical(header: dict[str, Any]) -> None:
+    """More rows than any integer of the machine counts."""
+    header["rows"] = 10**30
+
+
+def unfathomable(header: dict[str, Any]) -> None:
+    header["fields"] = [["score", f"vector<float32>[{10**30}]"]]
+
+
+def immense(header: dict[str, Any]) -> None:
+    header["bytes"] = 10**30
+    header["sections"] = [[name, 64 * 10**30, count] for name, _, count in header["sections"]]
+
+
+CHANGES = [bomb, larger, wide, outside, overlapping, astronomical, unfathomable, immense]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_server_does_not_start_with_a_snapshot_that_claims_what_it_is_not(
+    project: Settings, change: Callable[[dict[str, Any]], None]
+) -> None:
+    """At the start there is no last good one: it is told in one line, which is no traceback."""
+    publication = json.loads((project.serving_dir / "publication.json").read_bytes())
+    path = project.serving_dir / publication["views"][0]["snapshot"]["file"]
+    forged = path.with_name(f"{change.__name__}.start.snapshot")
+    forged.write_bytes(with_header(path.read_bytes(), change))
+    with pytest.raises(PublicationCorrupt, match="the snapshot is refused"):
+        open_snapshot(forged)
+
+
+def test_a_server_does_not_start_with_a_space_that_claims_what_it_is_not(project: Settings) -> None:
+    publication = json.loads((project.serving_dir / "publication.json").read_bytes())
+    directory = project.serving_dir / publication["spaces"][0]["directory"]
+    good = (directory / "meta.json").read_bytes()
+    for name in ("rows", "dimension", "probes", "effort_10", "effort_100"):
+        meta = json.loads(good)
+        (meta if name in meta else meta["tuning"])[name] = 10**30
+        (directory / "meta.json").write_bytes(json.dumps(meta).encode())
+        with pytest.raises(PublicationCorrupt, match=r"meta\.json is not as published"):
+            VectorSpace(directory)
+    (directory / "meta.json").write_bytes(good)
+    VectorSpace(directory)
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_snapshot_that_claims_what_it_is_not_is_refused(
     project: Settings,
     server: RunningServer,
