@@ -102,11 +102,9 @@ def unchanged(store: ReleaseStore, ledger: Ledger, definition: Definition, relea
             "and run it again"
         )
     _check_same(manifest, definition)
-    for known in ledger.runs():
-        if known.run_id == manifest.ledger.run_id and known.state is EntryKind.COMMIT:
-            if known.manifest_sha256 == manifest.sha256:
-                return manifest
-            break
+    known = ledger.run(manifest.ledger.run_id)
+    if known is not None and known.state is EntryKind.COMMIT and known.manifest_sha256 == manifest.sha256:
+        return manifest
     raise ReleaseCorrupt(
         f"{release_id}: its manifest is not the one that the ledger committed; restore the release from a backup"
     )
