@@ -61,6 +61,8 @@ _COSTS: Final[Mapping[int, int]] = {Kind.SETTINGS: 100, Kind.RST_STREAM: 10}
 _SMALL_INCREMENT: Final = 512
 _MOST_FRAMES: Final = 1_000
 """So many frames of one read are enough for one turn of the loop."""
+_REFUSED_SECONDS: Final = 0.01
+"""So long nothing is read from a connection whose calls are refused: then it is told of many at once."""
 _DRAIN_PING: Final = b"hedgerow"
 _ENDS: Final = "the server ends"
 
@@ -78,6 +80,7 @@ class Connection(asyncio.Protocol):
         identity: what TLS has verified of the peer: kind of name → names.
         held: bytes of answers that its peer has not taken.
         slow: how many calls in a row were no quick ones, of methods that have such; see `dispatch`.
+        refused: whether calls of what was read last are refused, and the next ones will be.
     """
 
     def __init__(self, site: Site) -> None:
@@ -86,6 +89,7 @@ class Connection(asyncio.Protocol):
         self._site = site
         self.held = 0
         self.slow = 0
+        self.refused = False
         self._sender = Sender(self._write, self._over, self._hold, self._may_hold, site.refuse)
         self._streams = Streams(self, site, self._sender)
         self.answer, self.part, self.end = self._sender.answer, self._sender.part, self._sender.end
@@ -153,14 +157,17 @@ class Connection(asyncio.Protocol):
             return
         self._sender.pump()
         self.flush()
-        if self._seen > _MOST_FRAMES:
-            self._rest_a_turn()
+        if self.refused:
+            self.refused = False
+            self._take_rest(_REFUSED_SECONDS)
+        elif self._seen > _MOST_FRAMES:
+            self._take_rest(0)
 
-    def _rest_a_turn(self) -> None:
+    def _take_rest(self, seconds: float) -> None:
         """Has the loop read from others first: it would read from this socket again at once."""
         if not self._closing and not self._sender.paused:
             self._transport.pause_reading()
-            self._later(self._resume)
+            self._later(seconds, self._resume)
 
     def _resume(self) -> None:
         if not self._closing and not self._sender.paused:

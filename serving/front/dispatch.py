@@ -6,7 +6,8 @@ the pool. Both have a queue before them whose bound is a time (`serving.admissio
 that queues are seen as they are and refusals are not late; answers of one turn are written together.
 
 A refusal must cost far less than an answer, or a server that is asked ten times too much does nothing but refuse. Most
-calls are refused by their headers: their requests are neither kept nor parsed, and the trailers are ready.
+calls are refused by their headers: their requests are neither kept nor parsed, the trailers are ready, and their
+connection is read less often, so that many are told at once.
 """
 
 from __future__ import annotations
@@ -110,13 +111,15 @@ class Dispatcher:
         if method.control:
             return False
         if self.busy() or connection.held > self.limits.held_bytes // 4:
-            return True
-        if method.quick is None:
+            connection.refused = True
+        elif method.quick is None:
             return self._pool.full
-        if connection.slow < _SURELY_SLOW or not self._pool.full:
+        elif connection.slow >= _SURELY_SLOW and self._pool.full:
+            connection.slow += 1
+            connection.refused = connection.slow % _SURELY_SLOW != 0
+        else:
             return False
-        connection.slow += 1
-        return connection.slow % _SURELY_SLOW != 0
+        return connection.refused
 
     def refuse(self, call: Call) -> None:
         """Ends a call for that reason; its caller is told when to come again."""
@@ -160,9 +163,9 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a status
             self._failed(call, error)
 
-    def later(self, function: Callable[[], None]) -> None:
-        """Calls a function in the event loop's next turn."""
-        self.loop.call_soon(function)
+    def later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Calls a function on the event loop after so long, in its next turn at the earliest."""
+        self.loop.call_later(seconds, function)
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Calls a connection's function on the event loop, soon; from any thread."""

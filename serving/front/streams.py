@@ -108,8 +108,8 @@ class Site(Protocol):
     def message(self, call: Call, message: bytes) -> None:
         """A message of a stream of requests is whole."""
 
-    def later(self, function: Callable[[], None]) -> None:
-        """Calls a function in the event loop's next turn."""
+    def later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Calls a function on the event loop after so long, in its next turn at the earliest."""
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Calls a function on the event loop, soon; from any thread."""
