@@ -90,6 +90,7 @@ class RefusalRecorder:
         self._come = threading.Event()
         self._closing = threading.Event()
         self._writer: threading.Thread | None = None
+        self._told = ""
 
     @classmethod
     def to_ledger(cls, settings: Settings) -> RefusalRecorder:
@@ -174,6 +175,9 @@ class RefusalRecorder:
                     self._closing.wait(_PAUSE_SECONDS)
         except Exception as error:  # noqa: BLE001 - whatever fails, decisions stay and the thread lives
             reason = str(error) if isinstance(error, HedgerowError) else type(error).__name__
-            _LOG.warning("a refused read could not be recorded; it stays refused and is tried again (%s)", reason)
+            if reason != self._told:
+                _LOG.warning("a refused read could not be recorded; it stays refused and is tried again (%s)", reason)
+            self._told = reason
             return False
+        self._told = ""
         return True
