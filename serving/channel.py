@@ -41,7 +41,7 @@ ANOTHER_MAY_SUCCEED: Final = (
 """After these, a hedged call waits for its other answer; every other status is an answer."""
 
 # What gRPC itself and other servers say of messages and metadata that are too large; ours sends details.
-_TOO_LARGE: Final = re.compile(r"larger than|metadata size|metadata of more than|message of more than|header list size")
+_TOO_LARGE: Final = re.compile(r"larger than|metadata size|header list size")
 
 # CANCELLED comes from a server that is told to end in the very moment in which a call arrives: gRPC's core then drops
 # the call unseen. A call that its own caller cancels is over, and never sent again.
