@@ -1,11 +1,11 @@
 """Runs Feast's own published online-store tests on the packed stores.
 
-    pip install pytest-asyncio assertpy minio python-keycloak
     python -m tests.support.feast_published <checkout of feast>/sdk/python [test files and pytest options]
 
-Feast's tests are not part of this repository: they come from a checkout of github.com/feast-dev/feast, whose version
-should be the installed one's. They take their stores from a module that `FULL_REPO_CONFIGS_MODULE` names; here one is
-written for each packed store, and Redis is started for it.
+Feast's tests are part neither of this repository nor of Feast's distributions: they come from a checkout of
+github.com/feast-dev/feast, whose version should be the installed one's. They take their stores from a module that
+`FULL_REPO_CONFIGS_MODULE` names; here one is written for each packed store, and Redis is started for it. What else they
+need is installed into a folder of its own. tests/integration/test_feast_published.py does all of it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.support.redis import redis_server
 
 ROOT = Path(__file__).parents[2]
+NEEDED = ("pytest-asyncio", "assertpy", "minio", "python-keycloak")
 TESTS = (
     "tests/integration/online_store/test_universal_online.py",
     "tests/integration/online_store/test_push_features_to_online_store.py",
@@ -33,11 +35,21 @@ STORES = {
 }
 
 
-def main() -> None:
-    """Runs the tests on each store; the exit code is the worst."""
-    checkout, *options = sys.argv[1:]
+def run(checkout: str, options: Sequence[str] = ()) -> dict[str, int]:
+    """Runs the tests on each store; gives pytest's exit codes.
+
+    Args:
+        checkout: of Feast, its `sdk/python`.
+        options: test files and options of pytest; none: those of online stores.
+    """
     with redis_server() as address, TemporaryDirectory() as folder:
-        codes = []
+        codes = {}
+        # Without the sources beside them: what is tested is the Feast that is installed.
+        alone = Path(folder, "published")
+        shutil.copytree(Path(checkout, "tests"), alone / "tests")
+        packages = Path(folder, "packages")
+        install = [sys.executable, "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), "--target"]
+        subprocess.run([*install, str(packages), *NEEDED], check=True)
         Path(folder, "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")  # Feast's own wants more plugins
         shutil.copy(Path(__file__).with_name("feast_absent.py"), folder)
         for name, section in STORES.items():
@@ -48,7 +60,8 @@ def main() -> None:
                 'AVAILABLE_OFFLINE_STORES = [("local", FileDataSourceCreator)]\n'
                 f"AVAILABLE_ONLINE_STORES = {{{name!r}: ({store!r}, None)}}\n"
             )
-            paths = os.pathsep.join([checkout, folder, str(ROOT), os.environ.get("PYTHONPATH", "")])
+            found = [str(alone), folder, str(ROOT), os.environ.get("PYTHONPATH", ""), str(packages)]
+            paths = os.pathsep.join(found)
             command = [sys.executable, "-m", "pytest", "-q", "--integration", "-p", "no:cacheprovider"]
             command += [
                 "-p",
@@ -58,17 +71,17 @@ def main() -> None:
                 "-c",
                 str(Path(folder, "pytest.ini")),
                 "--rootdir",
-                checkout,
+                str(alone),
             ]
             done = subprocess.run(
                 [*command, *(options or TESTS)],
-                cwd=checkout,
+                cwd=alone,
                 env={**os.environ, "PYTHONPATH": paths, "FULL_REPO_CONFIGS_MODULE": module.stem, "IS_TEST": "True"},
                 check=False,
             )
-            codes.append(done.returncode)
-    sys.exit(max(codes))
+            codes[name] = done.returncode
+        return codes
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(max(run(sys.argv[1], sys.argv[2:]).values()))
