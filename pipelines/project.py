@@ -19,7 +19,7 @@ from governance.settings import Settings
 from pipelines.definitions import ContentEmbedding, Definition, PublicColumn, PublicPartitions, PublicTable, Signal
 from pipelines.engine.places import Place, private_as_public
 
-__all__ = ["Project", "load_project"]
+__all__ = ["Project", "check_tables", "load_project"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,7 @@ def load_project(settings: Settings) -> Project:
                     raise DefinitionError(
                         definition.identity, f"defined twice, the second time in {path.name}; keep one or raise version"
                     )
-    _check_tables(settings, found.values())
+    check_tables(settings, found.values())
     if not found:
         raise ConfigError(f"{folder}: no Signal or ContentEmbedding in any *.py; add one, or run 'hedgerow init DIR'")
     return Project(
@@ -91,7 +91,7 @@ def load_project(settings: Settings) -> Project:
     )
 
 
-def _check_tables(settings: Settings, definitions: Iterable[Definition]) -> None:
+def check_tables(settings: Settings, definitions: Iterable[Definition]) -> None:
     """Refuses private events under two names, for each name would have accounts of its own; or as a public table.
 
     Raises:

@@ -44,7 +44,7 @@ from pipelines.noise import KeyedNoise, NoiseSource, ReleaseKey
 from pipelines.parents import parents_first, parents_of, released_domains
 from pipelines.plan import SignalPlan, plan_signal
 from pipelines.policy import enforce_run
-from pipelines.project import load_project
+from pipelines.project import check_tables, load_project
 from pipelines.results import Outcome, Progress, Quiet, RunResult, Stage, check_same_version, unchanged
 from pipelines.windows import Newest, Span, WindowChoice, choose_windows
 
@@ -95,6 +95,8 @@ def run(
         BudgetExceeded: some account cannot carry all the missing windows; nothing was read, nothing stays reserved.
         HedgerowError: what the definitions, the input or the engine say; losses not drawn are given back.
     """
+    if definitions:
+        check_tables(settings, definitions)
     chosen = definitions or load_project(settings).select(names)
     store = ReleaseStore(settings.releases_dir)
     results: list[RunResult] = []

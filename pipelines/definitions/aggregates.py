@@ -203,6 +203,9 @@ class TopK:
             raise DefinitionError(
                 "TopK", "candidates: allowed: different values, all str or all int, from public facts"
             )
+        for value in self.candidates:
+            if isinstance(value, int):
+                check_whole("TopK", "candidates", value, least=-(2**63), most=2**63 - 1)
         if len(self.candidates) > 4096:
             raise DefinitionError("TopK", f"candidates: found {len(self.candidates):,}, allowed: at most 4,096")
         check_whole("TopK", "k", self.k, least=1, most=min(64, len(self.candidates)))

@@ -6,7 +6,6 @@ Only footers are read here; the rows are read by tasks (scan.py).
 from __future__ import annotations
 
 import hashlib
-import hmac
 import secrets
 from collections import Counter
 from collections.abc import Mapping
@@ -116,20 +115,12 @@ class Table:
         except (pa.ArrowInvalid, OSError) as error:
             raise _unreadable(self.name, error) from None
 
-    def content_hash(self) -> str:
-        """SHA-256 over the files' hashes, in name order."""
+    def public_fingerprint(self) -> str:
+        """`sha256:<hex>` over the files' hashes, in name order."""
         digest = hashlib.sha256()
         for file in self.files:
             digest.update(bytes.fromhex(sha256_file(file)))
-        return digest.hexdigest()
-
-    def private_fingerprint(self, key: bytes) -> str:
-        """`hmac-sha256:<hex>` of the content under this installation's key: useless to anyone without it."""
-        return "hmac-sha256:" + hmac.new(key, bytes.fromhex(self.content_hash()), hashlib.sha256).hexdigest()
-
-    def public_fingerprint(self) -> str:
-        """`sha256:<hex>` of the content."""
-        return "sha256:" + self.content_hash()
+        return f"sha256:{digest.hexdigest()}"
 
 
 _ROLES: Mapping[str, tuple[tuple[str, ...], str]] = {

@@ -122,6 +122,7 @@ CASES: dict[str, Callable[[], object]] = {
     "quantile bins few": lambda: Quantiles("value", Interval(0, 1), bins=1),
     "top of mixed candidates": lambda: TopK("tag", ("a", 1), 1),
     "top of too many candidates": lambda: TopK("tag", tuple(range(5000)), 1),
+    "top of candidates beyond 64 bits": lambda: TopK("tag", (1, 2**63), 1),
     "top more than there are": lambda: TopK("tag", ("a", "b"), 3),
     "vector without numbers": lambda: VectorSum("vector", 0, 1.0),
     "vector norm negative": lambda: VectorSum("vector", 3, -1.0),

@@ -10,6 +10,7 @@ import pytest
 from governance.errors import ConfigError, DefinitionError, UnknownSignal
 from governance.settings import Settings
 from pipelines.project import Project, load_project
+from pipelines.run import run
 from tests.support.releases import make_project
 
 DEFINITION = """
@@ -244,6 +245,14 @@ def test_events_have_one_name_whatever_path_leads_to_them(settings: Settings, ta
     with pytest.raises(DefinitionError, match="accounts are kept by name, so give both one"):
         load_project(settings)
     assert len(load_project(write(settings, b=again)).signals) == 2, "under one name they share an account"
+
+
+def test_definitions_that_are_given_to_run_are_held_to_the_same(settings: Settings) -> None:
+    private = load_project(write(settings, a=definition())).definitions
+    (settings.signals_dir / "a.py").unlink()
+    public = load_project(write(settings, b=using("join", "e.parquet"))).definitions
+    with pytest.raises(DefinitionError, match=r"shares files with the private events e\.parquet; "):
+        run(settings, definitions=(*private, *public))
 
 
 def test_loading_does_not_change_how_python_writes_bytecode(settings: Settings) -> None:
