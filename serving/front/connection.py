@@ -61,8 +61,6 @@ _COSTS: Final[Mapping[int, int]] = {Kind.SETTINGS: 100, Kind.RST_STREAM: 10}
 _SMALL_INCREMENT: Final = 512
 _MOST_FRAMES: Final = 1_000
 """So many frames of one read are enough for one turn of the loop."""
-_REFUSED_SECONDS: Final = 0.01
-"""So long nothing is read from a connection whose calls are refused: then it is told of many at once."""
 _DRAIN_PING: Final = b"hedgerow"
 _ENDS: Final = "the server ends"
 
@@ -94,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._streams = Streams(self, site, self._sender)
         self.answer, self.part, self.end = self._sender.answer, self._sender.part, self._sender.end
         self.refuse, self.flush = self._sender.refuse, self._sender.flush
-        self.post, self._later = site.post, site.later
+        self.post, self._later, self._after_rest = site.post, site.later, site.after_rest
         self._transport: Any = None
         self._since = time.monotonic()
         self._rest = b""
@@ -159,15 +157,15 @@ class Connection(asyncio.Protocol):
         self.flush()
         if self.refused:
             self.refused = False
-            self._take_rest(_REFUSED_SECONDS)
+            self._rest_until(self._after_rest)
         elif self._seen > _MOST_FRAMES:
-            self._take_rest(0)
+            self._rest_until(self._later)  # others first: the loop would read from this socket again at once
 
-    def _take_rest(self, seconds: float) -> None:
-        """Has the loop read from others first: it would read from this socket again at once."""
+    def _rest_until(self, then: Callable[[Callable[[], None]], None]) -> None:
+        """Reads no more until it is called back."""
         if not self._closing and not self._sender.paused:
             self._transport.pause_reading()
-            self._later(seconds, self._resume)
+            then(self._resume)
 
     def _resume(self) -> None:
         if not self._closing and not self._sender.paused:

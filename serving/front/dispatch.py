@@ -36,6 +36,9 @@ _UNTAKEN_SECONDS: Final = 2.0
 """A peer that has taken nothing for so long makes way for others, where there is no room for all."""
 _ROOM_SECONDS: Final = 0.1
 """Where no such peer was found, none is looked for again within this time."""
+_REST_SECONDS: Final = 0.02
+"""So long nothing is read from connections whose calls are refused. Then all are, and many calls told, in one turn: the
+threads use the processor's caches meanwhile, and each turn of the loop finds them cold."""
 _LARGE_BYTES: Final = 64 * 1024
 """Of a request that a thread parses."""
 _AHEAD_BYTES: Final = 1 << 20
@@ -79,6 +82,7 @@ class Dispatcher:
         self._speed = QueueSpeed(queue_seconds)
         self._refused = refused
         self._no_room_until = 0.0
+        self._resting: list[Callable[[], None]] = []
         self._streams: dict[Call, None] = {}
         self._most_streams = streams
         self._ready: deque[tuple[Call, bytes, int, float]] = deque()
@@ -163,9 +167,20 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes a status
             self._failed(call, error)
 
-    def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Calls a function on the event loop after so long, in its next turn at the earliest."""
-        self.loop.call_later(seconds, function)
+    def later(self, function: Callable[[], None]) -> None:
+        """Calls a function in the event loop's next turn."""
+        self.loop.call_soon(function)
+
+    def after_rest(self, function: Callable[[], None]) -> None:
+        """Calls a function on the event loop soon, with those of others whose calls are refused."""
+        self._resting.append(function)
+        if len(self._resting) == 1:
+            self.loop.call_later(_REST_SECONDS, self._rested)
+
+    def _rested(self) -> None:
+        resting, self._resting = self._resting, []
+        for function in resting:
+            function()
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Calls a connection's function on the event loop, soon; from any thread."""

@@ -108,8 +108,11 @@ class Site(Protocol):
     def message(self, call: Call, message: bytes) -> None:
         """A message of a stream of requests is whole."""
 
-    def later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Calls a function on the event loop after so long, in its next turn at the earliest."""
+    def later(self, function: Callable[[], None]) -> None:
+        """Calls a function in the event loop's next turn."""
+
+    def after_rest(self, function: Callable[[], None]) -> None:
+        """Calls a function on the event loop soon, with those of others whose calls are refused."""
 
     def post(self, function: Callable[..., None], *args: Any) -> None:
         """Calls a function on the event loop, soon; from any thread."""
