@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
-from featurestore.catalogue import build_catalogue, public_key_bytes, signing_key
+from featurestore.catalogue import build_catalogue, public_key_bytes, remove_unused_catalogues, signing_key
 from featurestore.publication import Publication, PublishedSpace, load_publication, write_publication
 from featurestore.publish import publish_views
 from featurestore.snapshots.published import remove_unused_snapshots
@@ -71,6 +71,7 @@ def publish(
         write_atomic(settings.serving_dir / _COUNTER, str(publication.sequence).encode())
         kept = (*spaces, *(previous.spaces if previous else ()))
         remove_unused_snapshots(settings, (publication, previous))
+        remove_unused_catalogues(settings, (publication, previous))
         remove_unused_spaces(settings, frozenset(space.directory for space in kept))
         return publication
 

@@ -9,8 +9,18 @@ A device imports `catalogue.format` and `catalogue.signing` and needs numpy and 
 needs pyarrow, when it runs.
 """
 
-from featurestore.catalogue.build import build_catalogue
+from featurestore.catalogue.build import build_catalogue, remove_unused_catalogues
 from featurestore.catalogue.format import Catalogue, decode, encode
 from featurestore.catalogue.signing import public_key_bytes, sign, signing_key, verify
 
-__all__ = ["Catalogue", "build_catalogue", "decode", "encode", "public_key_bytes", "sign", "signing_key", "verify"]
+__all__ = [
+    "Catalogue",
+    "build_catalogue",
+    "decode",
+    "encode",
+    "public_key_bytes",
+    "remove_unused_catalogues",
+    "sign",
+    "signing_key",
+    "verify",
+]

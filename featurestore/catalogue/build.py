@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from featurestore.catalogue.format import Catalogue, encode
 from featurestore.catalogue.signing import sign, signing_key
 from featurestore.committed import check_publishable, committed_releases
-from featurestore.publication import PublishedCatalogue, PublishedView, load_publication
+from featurestore.publication import Publication, PublishedCatalogue, PublishedView, load_publication
 from governance.canonical import sha256_hex
 from governance.errors import NotPublished, PublicationCorrupt, ReleaseCorrupt
 from governance.files import write_atomic
@@ -23,7 +23,7 @@ from governance.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["build_catalogue", "quantize"]
+__all__ = ["build_catalogue", "quantize", "remove_unused_catalogues"]
 
 DIRECTORY: Final = "catalogues"
 _NUMERIC: Final = ("int64", "float64", "bool")
@@ -89,6 +89,21 @@ def build_catalogue(
         )
 
     return _write(settings, at, tuple(manifest.release_id for manifest in used))
+
+
+def remove_unused_catalogues(settings: Settings, publications: Iterable[Publication | None]) -> None:
+    """Removes the files that none of these publications names, but the last: its number must not be given again.
+
+    Who has one open keeps it.
+    """
+    kept = {
+        settings.serving_dir / publication.catalogue.file
+        for publication in publications
+        if publication is not None and publication.catalogue is not None
+    }
+    for path in sorted((settings.serving_dir / DIRECTORY).glob("*-*.bin"), key=_sequence)[:-1]:
+        if path not in kept:
+            path.unlink()
 
 
 def quantize(matrix: NDArray[np.float32], *, normalize: bool) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -133,6 +133,10 @@ def test_removing_from_the_command_line(settings: Settings, tmp_path: Path) -> N
     assert publication.catalogue is not None
     catalogue = decode((settings.serving_dir / publication.catalogue.file).read_bytes())
     assert set(IDS) - set(catalogue.ids.tolist()) == {1001, 1017, 1018}
+    with Ledger(settings.ledger_path) as ledger:
+        publish_all(settings, ledger)  # now the publication before this one lacks them too
+    left = [decode(path.read_bytes()) for path in (settings.serving_dir / "catalogues").iterdir()]
+    assert [one.sequence for one in left] == [publication.catalogue.sequence] == [2]
 
     for wrong, message in (
         (["item_content", "abc"], "whole numbers"),
