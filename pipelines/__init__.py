@@ -20,7 +20,8 @@ Reading guide
     fingerprints   what a manifest says was read
     ingest         events laid out by person, so that releases of them exchange no rows
     run            reserve → draw → publish → commit, and recovery
-    cli            plan, run; profile, ingest, policy and accounts have files of their own
+    datasets       training sets on Spark: what `featurestore.datasets` does in memory
+    cli            plan, run; profile, ingest, policy, accounts and dataset have files of their own
 
 The definitions are importable from here; nothing on this page imports Spark.
 """
