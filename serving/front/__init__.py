@@ -10,6 +10,7 @@ Reading guide
     methods     what answers a path, and how
     call        one call, as its handler sees it (`grpc.ServicerContext`)
     bodies      messages within DATA, and what they may not be
+    refusals    calls that end unseen, and what their callers are told
     connection  frames in, and what they say of the connection
     streams     header blocks and DATA in, calls out; what a peer may not do
     sender      answers in, frames out, as the peer's windows allow
