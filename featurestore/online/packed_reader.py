@@ -110,18 +110,20 @@ class PackedReader:
         released: Snapshot | None,
     ) -> FeatureColumns:
         """The answer that rows of any schemas and releases give."""
-        others = of_other_releases(view, rows)
-        standing: list[bytes | None] = [None] * len(others)
-        if released is not None and len(others):
-            standing = released.packed({name: column.take(others) for name, column in keys.items()})
-        for place, row in zip(others.tolist(), standing, strict=True):
-            rows[place] = row
+        answer = feature_columns(view, features, rows, self._source.schema)
+        unnamed = bool((answer.found & (answer.release_indexes < 0)).any())  # pushed, or of another release
+        if unnamed and len(others := of_other_releases(view, rows)):
+            standing: list[bytes | None] = [None] * len(others)
+            if released is not None:
+                standing = released.packed({name: column.take(others) for name, column in keys.items()})
+            for place, row in zip(others.tolist(), standing, strict=True):
+                rows[place] = row
 
-        def schema_of(tag: int) -> RowSchema:
-            own = None if released is None else released.schema
-            return own if own is not None and own.tag == tag else self._source.schema(tag)
+            def schema_of(tag: int) -> RowSchema:
+                own = None if released is None else released.schema
+                return own if own is not None and own.tag == tag else self._source.schema(tag)
 
-        answer = feature_columns(view, features, rows, schema_of)
+            answer = feature_columns(view, features, rows, schema_of)
         return answer if oldest is None else answer.since(oldest)
 
     def close(self) -> None:
