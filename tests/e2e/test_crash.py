@@ -98,11 +98,11 @@ CASES = [
     (Stage.RESERVE, 0, "0", False),
     (Stage.CHECK, 0, "0", False),
     (Stage.DRAW, 0, "0", False),
-    (Stage.WRITE, 0, "0.25", False),
-    (Stage.WRITE, 0.3, "0.25", False),
+    pytest.param(Stage.WRITE, 0, "0.25", False, marks=pytest.mark.long),
+    pytest.param(Stage.WRITE, 0.3, "0.25", False, marks=pytest.mark.long),
     (Stage.PUBLISH, 0, "0.25", False),
     (Stage.COMMIT, 0, "0.25", True),
-    (Stage.DONE, 0, "0.25", True),
+    pytest.param(Stage.DONE, 0, "0.25", True, marks=pytest.mark.long),
 ]
 
 

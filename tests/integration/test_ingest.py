@@ -288,8 +288,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("ended", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("stage", ["dealing events to buckets 0.0", "writing buckets 0."])
+@pytest.mark.parametrize(
+    ("stage", "ended"),
+    [
+        ("dealing events to buckets 0.0", signal.SIGINT),
+        ("writing buckets 0.", signal.SIGKILL),
+        pytest.param("dealing events to buckets 0.0", signal.SIGKILL, marks=pytest.mark.long),
+        pytest.param("writing buckets 0.", signal.SIGINT, marks=pytest.mark.long),
+    ],
+)
 def test_an_ingest_that_is_stopped_leaves_the_table_as_it_was(
     ended: signal.Signals, stage: str, tmp_path: Path
 ) -> None:

@@ -165,7 +165,7 @@ def test_purchases_equal_duckdb(settings: Settings) -> None:
     assert all((row["lines"], row["quantity"]) == (0, 0) for row in got.values())
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["purchases", pytest.param("films", marks=pytest.mark.long)])
 def test_binding_bounds_equal_the_independent_bounding(name: str, settings: Settings) -> None:
     make, span = CASES[name]
     signal = make(KeepRandom(max_partitions=40, max_rows_per_partition=2))

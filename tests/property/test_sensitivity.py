@@ -79,7 +79,7 @@ def without_nothing(sums: Sums) -> Sums:
 # --- what they are ----------------------------------------------------------------------------------------------------
 
 
-@examples(100)
+@examples(60)
 @given(signals(), event_rows)
 def test_the_kernel_equals_the_plain_computation(signal: Signal, rows: Rows) -> None:
     measures = Kernel.of(signal).measures
@@ -111,7 +111,7 @@ def few(original: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arguments: original(*arguments) & np.uint64(1)
 
 
-@examples(60)
+@examples(30)
 @given(signals(), event_rows, st.randoms(use_true_random=False))
 def test_ties_of_hashes_are_decided_by_contents(signal: Signal, rows: Rows, random: Any) -> None:
     """With hashes of one bit nearly everything ties; still nothing but the unit's own rows decides."""
@@ -178,7 +178,7 @@ def claimed_scale(measure: Measure, bounds: ClipNorm) -> float:
     return measure.l2 / bounds.l2
 
 
-@examples(120)
+@examples(60)
 @given(signals(), event_rows, st.data())
 def test_taking_a_unit_away_takes_away_its_own_bounded_rows_alone(signal: Signal, rows: Rows, data: Any) -> None:
     one = unit_of(data.draw(st.sampled_from(rows)), signal)
@@ -189,7 +189,7 @@ def test_taking_a_unit_away_takes_away_its_own_bounded_rows_alone(signal: Signal
     check_sensitivity(change, signal)
 
 
-@examples(120)
+@examples(60)
 @given(signals(relations=(Relation.REPLACE_ONE,)), event_rows, st.data())
 def test_replacing_a_unit_s_rows_moves_no_sum_further_than_claimed(signal: Signal, rows: Rows, data: Any) -> None:
     """The replacement differs in keys, values and number of rows."""
