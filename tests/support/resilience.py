@@ -138,7 +138,7 @@ class Overload:
     """What a server did with ten times as many calls as it can answer.
 
     Attributes:
-        peak_per_second: calls answered when it was not overloaded.
+        peak_per_second: calls answered when it was not overloaded, before and after.
         offered_per_second: calls tried during the overload.
         goodput_per_second: of them, those that were answered.
         seen: status → calls.
@@ -204,20 +204,25 @@ def overloaded(project: Settings, folder: Path, seconds: float) -> Overload:
         memory = psutil.Process(process.pid).memory_info().rss
         hints.clear()
         seen, share = phase(_CALLERS, seconds, _CALLERS / (_MARGIN * TIMES_THE_CAPACITY * peak))
+        slowest = sorted(latencies)
         grown = psutil.Process(process.pid).memory_info().rss - memory
+        told = list(hints)
+        time.sleep(1.0)  # what is queued is answered
+        again, _ = phase(4, lasting)
+        # A machine is not equally fast all the time: the peak is what was answered around the overload.
+        peak = (peak + again["OK"] / lasting) / 2
         for channel in channels:
             channel.close()
-    taken = sorted(latencies)
     return Overload(
         peak_per_second=peak,
         offered_per_second=seen.total() / seconds,
         goodput_per_second=seen["OK"] / seconds,
         seen=seen,
-        p99_seconds=taken[len(taken) * 99 // 100],
+        p99_seconds=slowest[len(slowest) * 99 // 100],
         peak_cpu_share=peak_share,
         overload_cpu_share=share,
         grown_bytes=grown,
-        hinted=sum(hint is not None and 0 < hint <= 5 for hint in hints),
+        hinted=sum(hint is not None and 0 < hint <= 5 for hint in told),
         refused=seen.total() - seen["OK"],
     )
 
