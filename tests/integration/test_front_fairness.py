@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from serving.front import QUICK, Limits
-from tests.support.fronts import front_server, running_front
+from tests.support.fronts import comes_true, front_server, running_front
 from tests.support.http2 import Peer, Setting, data, headers, prefixed, request
 
 CLOSED = {Setting.INITIAL_WINDOW_SIZE: 0}
@@ -39,21 +39,21 @@ SERVICE: dict[str, dict[str, Any]] = {
 def test_answers_that_nobody_takes_make_way() -> None:
     """Peers hold all that may be held; then large answers of others wait for nothing."""
     with (
-        front_server(SERVICE, limits=Limits(held_bytes=4 * 1024 * 1024)) as address,
-        grpc.insecure_channel(address) as channel,
+        running_front(SERVICE, limits=Limits(held_bytes=4 * 1024 * 1024)) as running,
+        grpc.insecure_channel(running.address) as channel,
         ExitStack() as stack,
     ):
-        peers = [stack.enter_context(Peer(address, CLOSED)).open() for _ in range(6)]
+        peers = [stack.enter_context(Peer(running.address, CLOSED)).open() for _ in range(6)]
         for peer in peers:
             peer.call(1, "/a.S/Large", b"")
             peer.call(3, "/a.S/Large", b"")
-            assert peer.alive()
+        assert running.holds(8 * len(LARGE))
         call = channel.unary_unary("/a.S/Large", bytes, bytes)
         time.sleep(UNTAKEN_SECONDS)
         for _ in range(20):
             assert call(b"", timeout=10) == LARGE
         for _ in range(6):  # and whoever still holds something may, as far as there is room
-            peers.append(stack.enter_context(Peer(address, CLOSED)).open())
+            peers.append(stack.enter_context(Peer(running.address, CLOSED)).open())
             peers[-1].call(1, "/a.S/Large", b"")
             assert peers[-1].alive()
 
@@ -72,14 +72,14 @@ def test_a_peer_may_hold_a_quarter_and_is_told_when_to_come_again() -> None:
 def test_streams_that_nobody_takes_make_way(threads: int) -> None:
     """As many as there are threads stand still; another one gets a thread as soon as it asks."""
     with (
-        front_server(SERVICE, threads=threads, queue_seconds=5) as address,
-        grpc.insecure_channel(address) as channel,
-        Peer(address, CLOSED) as peer,
+        running_front(SERVICE, threads=threads, queue_seconds=5) as running,
+        grpc.insecure_channel(running.address) as channel,
+        Peer(running.address, CLOSED) as peer,
     ):
         peer.open()
         for i in range(threads):
             peer.call(2 * i + 1, "/a.S/Stream", b"")
-        assert peer.alive()
+        assert running.holds(threads * len(LARGE))
         time.sleep(UNTAKEN_SECONDS)
         answers = list(channel.unary_stream("/a.S/Stream", bytes, bytes)(b"", timeout=10))
         assert answers == [LARGE] * 8
@@ -131,16 +131,16 @@ def test_calls_that_would_be_refused_are_soon_not_even_read() -> None:
     setattr(call, QUICK, quick)
     service = {"a.S": {"Call": grpc.unary_unary_rpc_method_handler(call)}}
     with (
-        front_server(service, queue_seconds=60) as address,
-        Peer(address) as busy,
-        Peer(address) as flooding,
-        Peer(address) as other,
+        running_front(service, queue_seconds=60) as running,
+        Peer(running.address) as busy,
+        Peer(running.address) as flooding,
+        Peer(running.address) as other,
     ):
         for peer in (busy, flooding, other):
             peer.open()
         for i in range(100):
             busy.call(2 * i + 1, "/a.S/Call", b"busy")
-        assert busy.alive()
+        assert comes_true(lambda: running.pool.full)
         for i in range(160):
             flooding.call(2 * i + 1, "/a.S/Call", b"slow")
             assert flooding.answer(2 * i + 1).grpc_status == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]

@@ -28,11 +28,17 @@ class Running:
         address: `host:port`.
         front: what listens.
         dispatcher: what it counts is looked at between calls only.
+        pool: its threads.
     """
 
     address: str
     front: Front
     dispatcher: Dispatcher
+    pool: WorkerPool
+
+    def holds(self, size: int) -> bool:
+        """Whether so many bytes of answers wait, now or soon: a PING may be answered before a call that came first."""
+        return comes_true(lambda: self.dispatcher.held >= size)
 
 
 @contextmanager
@@ -74,7 +80,7 @@ def running_front(
     front = Front(dispatcher, listening, tls)
     front.start()
     try:
-        yield Running(address=address, front=front, dispatcher=dispatcher)
+        yield Running(address=address, front=front, dispatcher=dispatcher, pool=pool)
     finally:
         front.stop(1.0)
         pool.close()
