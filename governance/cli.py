@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from governance.ledger import open_ledger
+from governance.options import AsJson, Project
 from governance.settings import load_settings
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ __all__ = ["disclosure", "report"]
 
 
 def report(
-    project: Annotated[Path, typer.Option("--project", "-p", help="The project's folder.")] = Path(),
+    project: Project = Path(),
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write; by default below the state folder.")
     ] = None,
     pdf: Annotated[bool, typer.Option("--pdf/--no-pdf", help="Also write it as PDF.")] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Write the report: what was released, what it cost, and whether the record holds together.
 
@@ -43,14 +44,14 @@ def report(
 
 
 def disclosure(
-    project: Annotated[Path, typer.Option("--project", "-p", help="The project's folder.")] = Path(),
+    project: Project = Path(),
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write; by default below the state folder.")
     ] = None,
     emit: Annotated[
         bool, typer.Option("--emit", help="Also send the lineage where OpenLineage's own configuration says.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Write a disclosure, lineage and a registry entry for every committed release.
 

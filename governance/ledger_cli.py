@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from governance.errors import ConfigError, LedgerError
+from governance.options import AsJson, Project
 from governance.settings import load_settings
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Verify, prove and steer the ledger.")
-
-Project = Annotated[Path, typer.Option("--project", "-p", help="The project's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
 @app.command()

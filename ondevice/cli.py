@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from governance.errors import ConfigError, DeviceCorrupt, NotPublished, PublicationCorrupt
+from governance.options import Project
 from governance.settings import PROJECT_FILE, load_settings
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def init(
         str | None,
         typer.Option(help="The publisher's Ed25519 key: 64 hex digits, or a file. Absent: the project's own."),
     ] = None,
-    project: Annotated[Path, typer.Option("--project", "-p", help="Folder with hedgerow.toml.")] = Path(),
+    project: Project = Path(),
     days: Annotated[int, typer.Option(min=1, max=3650, help="Events older than this are deleted.")] = 180,
     events: Annotated[int, typer.Option(min=1, max=10_000_000, help="At most so many events are kept.")] = 100_000,
 ) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from governance.options import AsJson, Project
 from governance.settings import load_settings
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ __all__ = ["accounts"]
 
 
 def accounts(
-    project: Annotated[Path, typer.Option("--project", "-p", help="The project's folder.")] = Path(),
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    project: Project = Path(),
+    json: AsJson = False,
 ) -> None:
     """Show what every account has lost over its lifetime, by period, by window and by release."""
     from governance.accounting import account_views

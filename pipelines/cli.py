@@ -18,6 +18,7 @@ from rich.text import Text
 
 from governance.errors import ConfigError
 from governance.ledger import Balance, open_ledger
+from governance.options import AsJson, Project
 from governance.policy import Decision, load_policy, record_refusals
 from governance.privacy import PrivacyLoss
 from governance.settings import Account, Settings, load_settings
@@ -33,14 +34,11 @@ from pipelines.windows import Newest, Starting, WindowChoice
 
 __all__ = ["plan", "run"]
 
-ProjectOption = Annotated[Path, typer.Option("--project", "-p", help="The project's folder.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-
 
 def plan(
     signals: Annotated[list[str] | None, typer.Argument(metavar="[SIGNAL]...", help="Which; by default all.")] = None,
-    project: ProjectOption = Path(),
-    as_json: JsonOption = False,
+    project: Project = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Explain what signals protect, how noisy they will be, what they cost, and what the policy says to them.
 
@@ -274,12 +272,12 @@ _STAGE_WORDS = {
 
 def run(
     signals: Annotated[list[str] | None, typer.Argument(metavar="[SIGNAL]...", help="Which; by default all.")] = None,
-    project: ProjectOption = Path(),
+    project: Project = Path(),
     window: Annotated[
         list[str] | None, typer.Option("--window", help="Start day of a window, e.g. 2025-11-03; repeatable.")
     ] = None,
     windows: Annotated[int, typer.Option("--windows", help="Release the newest N complete windows.")] = 1,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Release signals: bound, aggregate, add noise, select, publish atomically.
 

@@ -18,6 +18,7 @@ from featurestore.datasets.spec import (
     LabelTable,
 )
 from governance.errors import DatasetError
+from governance.options import Project
 from governance.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ class Engine(StrEnum):
 
     MEMORY = "memory"
     SPARK = "spark"
-
-
-Project = Annotated[Path, typer.Option("--project", "-p", help="Folder with hedgerow.toml.")]
 
 
 @app.callback()

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from governance.errors import ConfigError
-from pipelines.cli import JsonOption, ProjectOption
+from governance.options import AsJson, Project
 
 __all__ = ["ingest"]
 
@@ -27,8 +27,8 @@ def ingest(
         int | None, typer.Option("--buckets", help="How many, for a new table; by default one a million rows.")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; by default one a core.")] = None,
-    project: ProjectOption = Path(),
-    as_json: JsonOption = False,
+    project: Project = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Lay events out by person, so that releases of them need no exchange of rows.
 

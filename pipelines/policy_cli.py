@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from governance.errors import ConfigError
+from governance.options import AsJson, Project
 from governance.policy import Decision, Policy, load_policy
 from governance.settings import load_settings
 
@@ -16,15 +17,12 @@ __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True)
 
-ProjectOption = Annotated[Path, typer.Option("--project", "-p", help="The project's folder.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-
 
 @app.command()
 def check(
     signals: Annotated[list[str] | None, typer.Argument(metavar="[SIGNAL]...", help="Which; by default all.")] = None,
-    project: ProjectOption = Path(),
-    as_json: JsonOption = False,
+    project: Project = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Hold every definition against the policy: exit 1 if a rule refuses one.
 
@@ -52,7 +50,7 @@ def check(
 
 
 @app.command("test")
-def run_tests(project: ProjectOption = Path(), as_json: JsonOption = False) -> None:
+def run_tests(project: Project = Path(), as_json: AsJson = False) -> None:
     """Run the policy's own examples: exit 1 if one is decided otherwise, or if no example shows a rule at work."""
     from governance.policy.examples import run_examples, unshown_rules
 

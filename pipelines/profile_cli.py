@@ -15,8 +15,9 @@ from rich.table import Table
 
 from governance.files import write_atomic
 from governance.ledger import open_ledger
+from governance.options import AsJson, Project
 from governance.settings import load_settings
-from pipelines.cli import JsonOption, ProjectOption, StatusProgress
+from pipelines.cli import StatusProgress
 from pipelines.windows import Newest, Starting
 
 __all__ = ["profile"]
@@ -31,8 +32,8 @@ def profile(
         datetime | None,
         typer.Option("--window", formats=["%Y-%m-%d"], help="Start day of a window; by default the newest."),
     ] = None,
-    project: ProjectOption = Path(),
-    as_json: JsonOption = False,
+    project: Project = Path(),
+    as_json: AsJson = False,
 ) -> None:
     """Release how many keys people have, under differential privacy, and write it down for the definition.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from governance.options import Project
 from governance.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from featurestore.publication import Publication
 
 __all__ = ["publish", "serve"]
-
-Project = Annotated[Path, typer.Option("--project", "-p", help="Folder with hedgerow.toml.")]
 
 
 def publish(project: Project = Path()) -> None:

@@ -9,13 +9,12 @@ from typing import Annotated
 import typer
 
 from governance.errors import InputMissing, PublicationError
+from governance.options import Project
 from governance.settings import load_settings
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True)
-
-Project = Annotated[Path, typer.Option("--project", "-p", help="Folder with hedgerow.toml.")]
 
 
 @app.callback()
