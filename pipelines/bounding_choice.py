@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from governance.errors import DefinitionError
-from pipelines.calibration import Calibration, calibrate, shares_of
+from pipelines.calibration import Calibration, calibrate, is_clipped, shares_of
 from pipelines.curves import TYPICAL_GROUP
 from pipelines.definitions import (
     Bounding,
@@ -35,7 +35,7 @@ from pipelines.definitions import (
     PrivateSelection,
     Signal,
 )
-from pipelines.measurements import WEIGHTS, MeasureKind
+from pipelines.measurements import MeasureKind
 from pipelines.plan import SignalPlan
 from pipelines.recipes import Output, Recipe, recipe_of
 
@@ -188,7 +188,7 @@ class _Judge:
     def _norm(self, signal: Signal, recipe: Recipe) -> float:
         """Norm of what a unit has in one partition, under `ClipNorm`: its rows weighed by each measurement's share."""
         shares = shares_of(signal, recipe)
-        joint = {m.name: shares[m.name] for m in recipe.measures if m.kind not in (*WEIGHTS, MeasureKind.LATE)}
+        joint = {m.name: shares[m.name] for m in recipe.measures if is_clipped(m, signal)}
         squares = sum(share * self._rows(recipe, name) ** 2 for name, share in joint.items())
         return math.sqrt(squares / sum(joint.values()))
 

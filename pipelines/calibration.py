@@ -51,7 +51,7 @@ from pipelines.noise import Distribution, discrete_gaussian, discrete_laplace, g
 from pipelines.recipes import Output, Recipe
 from pipelines.thresholds import Selecting, one_round, two_rounds
 
-__all__ = ["TWO_SIDED_95", "Calibration", "Mechanism", "calibrate", "shares_of"]
+__all__ = ["TWO_SIDED_95", "Calibration", "Mechanism", "calibrate", "is_clipped", "shares_of"]
 
 _SAMPLER_SHARE = 0.001
 _LATE_WEIGHT = 0.01  # a number for operators, which may be rough
@@ -207,15 +207,15 @@ def calibrate(signal: Signal, recipe: Recipe, reporting_delta: float, composed_e
 
 
 def _gaussians(signal: Signal, recipe: Recipe, rho: float, shares: Mapping[str, float]) -> tuple[Mechanism, ...]:
-    joint = sum(shares[m.name] for m in recipe.measures if _is_clipped(m, signal))
+    joint = sum(shares[m.name] for m in recipe.measures if is_clipped(m, signal))
     return tuple(
-        _gaussian(signal, m, rho, shares[m.name], joint if _is_clipped(m, signal) else 0.0) for m in recipe.measures
+        _gaussian(signal, m, rho, shares[m.name], joint if is_clipped(m, signal) else 0.0) for m in recipe.measures
     )
 
 
 def _events(signal: Signal, mechanisms: tuple[Mechanism, ...]) -> tuple[GaussianEvent, ...]:
     """The mechanisms as accountants know them; those clipped together are one."""
-    clipped = [m for m in mechanisms if _is_clipped(m.measure, signal)]
+    clipped = [m for m in mechanisms if is_clipped(m.measure, signal)]
     events = [
         GaussianEvent(l2=m.measure.l2, sigma=m.distribution.scale, coordinates=m.measure.changed)
         for m in mechanisms
@@ -293,7 +293,7 @@ def shares_of(signal: Signal, recipe: Recipe) -> Mapping[str, float]:
         if pure:
             parts[measure.name] = (influence[measure.name] * float(measure.l1) ** 2) ** (1 / 3)
         else:
-            moved = measure.row_l2 if _is_clipped(measure, signal) else measure.l2
+            moved = measure.row_l2 if is_clipped(measure, signal) else measure.l2
             parts[measure.name] = math.sqrt(influence[measure.name]) * moved
     total = sum(parts.values())
     return {name: part / total for name, part in parts.items()}
@@ -323,7 +323,8 @@ def _selecting(signal: Signal, recipe: Recipe, mechanisms: Mapping[str, Mechanis
         raise DefinitionError(signal.identity, f"partitions: {error}; make it larger") from None
 
 
-def _is_clipped(measure: Measure, signal: Signal) -> bool:
+def is_clipped(measure: Measure, signal: Signal) -> bool:
+    """Whether `ClipNorm` bounds this measurement together with others."""
     beside = (*WEIGHTS, MeasureKind.LATE)
     return isinstance(signal.bounds, ClipNorm) and measure.kind not in beside
 

@@ -126,7 +126,8 @@ def run(
                     else:
                         results.append(present)
         enforce_run(settings, ledger, [(task.plan, task.release_id) for task in tasks], chosen)
-        results.extend(runner.run(tasks))
+        if tasks:
+            results.extend(runner.run(tasks))
         for embedding in (definition for definition in chosen if isinstance(definition, ContentEmbedding)):
             from pipelines.vectors import release_vectors
 

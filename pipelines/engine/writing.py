@@ -195,7 +195,7 @@ class Writing:
         def noise(partition: int, items: Iterable[Item]) -> Iterator[Item]:
             writing = carried.writing()
             if partition < writing.partitions:
-                yield from writing._sent(writing.noisy(items, partition), 0)  # noqa: SLF001 - its own, in a task
+                yield from writing.sent(writing.noisy(items, partition), 0)
 
         ways = [partitions for _, _, partitions in self._stages()]
         items = exchanged(exact.items.mapPartitionsWithIndex(noise), ways[0])
@@ -203,13 +203,13 @@ class Writing:
 
             def process(items: Iterable[Item], stage: int = stage) -> Iterator[Item]:
                 writing = carried.writing()
-                yield from writing._sent(writing._gathered(items), stage)  # noqa: SLF001
+                yield from writing.sent(writing.gathered(items), stage)
 
             items = exchanged(items.mapPartitions(process), partitions)
 
         def write(file: int, items: Iterable[Item]) -> Iterator[str]:
             writing = carried.writing()
-            table = writing._gathered(items)  # noqa: SLF001
+            table = writing.gathered(items)
             if table.num_rows:
                 yield _written(table, writing.folder, file)
 
@@ -247,11 +247,13 @@ class Writing:
     def _in_order(self, table: pa.Table) -> pa.Table:
         return table.sort_by([(key, "ascending") for key in self.noising.keys]).combine_chunks()
 
-    def _gathered(self, items: Iterable[Item]) -> pa.Table:
+    def gathered(self, items: Iterable[Item]) -> pa.Table:
+        """What a partition was sent, in the keys' order."""
         table = unpacked([data for _, data in items])
         return self.made.empty_table() if table is None else self._in_order(table)
 
-    def _sent(self, table: pa.Table, stage: int) -> Iterator[Item]:
+    def sent(self, table: pa.Table, stage: int) -> Iterator[Item]:
+        """A partition's rows after a stage's steps, with the place where each is wanted next."""
         steps, by, partitions = self._stages()[stage]
         for place, part in split(self._processed(table, steps), by, partitions):
             yield place, packed(part)

@@ -128,11 +128,12 @@ class Dispatcher:
     def refuse(self, call: Call) -> None:
         """Ends a call for that reason; its caller is told when to come again."""
         self._refused(_method(call).name)
-        tenths = round(10 * max(self._pool.retry_seconds, self._speed.retry_seconds(len(self._ready))))
+        seconds = max(self._pool.retry_seconds, self._speed.retry_seconds(len(self._ready)))
+        seconds = round(seconds, 1) or 0.05  # few values, so that what is said of them is ready
         if call.headers_sent:
-            call.connection.end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, *refusal(tenths / 10 or 0.05))
+            call.connection.end(call, grpc.StatusCode.RESOURCE_EXHAUSTED, *refusal(seconds))
         else:
-            call.connection.refuse(call, _refusal_block(tenths))
+            call.connection.refuse(call, _refusal_block(seconds))
 
     def makes_room(self) -> bool:
         """Ends the connection that holds most of what nobody takes; whether there is room now."""
@@ -351,9 +352,9 @@ _NOTHING: Final = object()
 
 
 @lru_cache(maxsize=64)
-def _refusal_block(tenths: int) -> bytes:
-    """Trailers of a call that is refused for so many tenths of a second."""
-    return trailers_block(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], *refusal(tenths / 10 or 0.05), only=True)
+def _refusal_block(seconds: float) -> bytes:
+    """Trailers of a call that is refused for so long."""
+    return trailers_block(grpc.StatusCode.RESOURCE_EXHAUSTED.value[0], *refusal(seconds), only=True)
 
 
 def _method(call: Call) -> Method:
