@@ -13,6 +13,7 @@ import pytest
 
 from governance.errors import DefinitionError
 from governance.ledger import open_ledger
+from governance.release import Manifest
 from pipelines import (
     ConsistentWith,
     Count,
@@ -55,6 +56,20 @@ def step(
         parent_stddevs={"n": PARENT_NOISE},
         lacking=lacking,
     )
+
+
+def released_genres(folder: Path) -> Manifest:
+    """The manifest of a parent's release."""
+    settings = make_project(folder / "shop")
+    with open_ledger(settings) as ledger:
+        return make_release(
+            settings,
+            ledger,
+            signal="genres",
+            keys={"genre": "string"},
+            features={"n": "int64"},
+            rows={"genre": ["a"], "n": [1]},
+        )
 
 
 def test_negative_values_are_raised_to_zero_and_nothing_else_changes(tmp_path: Path) -> None:
@@ -196,16 +211,7 @@ def test_who_may_lack_children_follows_from_the_definition(
     fields: dict[str, Any] = {"entity": PAIR, "aggregates": {"n": Count()}, "partitions": partitions}
     signal = a_signal(**fields, post_processing=(LEAST_SQUARES,))
     plan = plan_signal(signal, engine_settings(tmp_path))
-    settings = make_project(tmp_path / "shop")
-    with open_ledger(settings) as ledger:
-        manifest = make_release(
-            settings,
-            ledger,
-            signal="genres",
-            keys={"genre": "string"},
-            features={"n": "int64"},
-            rows={"genre": ["a"], "n": [1]},
-        )
+    manifest = released_genres(tmp_path)
     parents = {"genres/v1": Parent(folder=tmp_path, manifest=manifest)}
     [made] = steps_of(plan, parents)
     assert (made.lacking, made.parent_stddevs["n"]) == (lacking, 3.5)
@@ -231,16 +237,7 @@ def test_who_may_lack_children_follows_from_the_definition(
 def test_a_parent_whose_noise_is_not_told_is_not_taken_as_exact(tmp_path: Path) -> None:
     fields: dict[str, Any] = {"entity": PAIR, "aggregates": {"n": Count()}}
     signal = a_signal(**fields, post_processing=(LEAST_SQUARES,))
-    settings = make_project(tmp_path / "shop")
-    with open_ledger(settings) as ledger:
-        manifest = make_release(
-            settings,
-            ledger,
-            signal="genres",
-            keys={"genre": "string"},
-            features={"n": "int64"},
-            rows={"genre": ["a"], "n": [1]},
-        )
+    manifest = released_genres(tmp_path)
     untold = replace(manifest, columns=tuple(replace(column, noise_stddev=None) for column in manifest.columns))
     plan = plan_signal(signal, engine_settings(tmp_path))
     with pytest.raises(DefinitionError, match="'n' of genres v1 tells no noise of its own"):
