@@ -100,7 +100,7 @@ CASES = [
     (Stage.DRAW, 0, "0", False),
     pytest.param(Stage.WRITE, 0, "0.25", False, marks=pytest.mark.long),
     pytest.param(Stage.WRITE, 0.3, "0.25", False, marks=pytest.mark.long),
-    (Stage.PUBLISH, 0, "0.25", False),
+    pytest.param(Stage.PUBLISH, 0, "0.25", False, marks=pytest.mark.long),
     (Stage.COMMIT, 0, "0.25", True),
     pytest.param(Stage.DONE, 0, "0.25", True, marks=pytest.mark.long),
 ]

@@ -177,7 +177,7 @@ def test_every_signal_of_the_demo_is_disclosed(demo: Demo, tmp_path: Path) -> No
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, pytest.param(390, marks=pytest.mark.long)])
 def test_its_report_reads_well_in_a_browser(demo: Demo, chromium: str, tmp_path: Path, width: int) -> None:
     ended = hedgerow("report", "-p", demo.out, "--out", tmp_path, "--json")
     assert ended.returncode == 0, ended.stderr

@@ -295,7 +295,7 @@ def test_downloads_leave_threads_for_others(tmp_path: Path) -> None:
     """With two threads one download may run; its slow reader keeps neither lookups nor health from answering."""
     settings = replace(make_project(tmp_path), serving=Serving(port=0, threads=2))
     with Ledger(settings.ledger_path) as ledger:
-        make_vector_release(settings, ledger, ids=range(100_000), vectors=np.ones((100_000, 128)))
+        make_vector_release(settings, ledger, ids=range(6_000), vectors=np.ones((6_000, 2_048)))
     publish_vectors(settings, sequence=1)
     with start_server(settings) as running, Client(running.address) as connected:
         with grpc.insecure_channel(running.address) as channel:
