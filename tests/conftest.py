@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from governance.doctor import find_chromium
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")  # a machine that stands still for a second falsifies no property
 
 NO_CHROMIUM = "no Chromium on PATH: tests of pages need one (Debian: apt-get install chromium)"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -39,7 +40,7 @@ from governance.errors import (
 from governance.ledger import Ledger
 from governance.settings import OnlineStoreType, Settings
 from tests.support import releases
-from tests.support.redis import free_port, redis_server
+from tests.support.redis import held_port, redis_server
 from tests.support.releases import make_project, make_release
 
 FIRST, SECOND = datetime(2025, 11, 3, tzinfo=UTC), datetime(2025, 11, 10, tzinfo=UTC)
@@ -560,16 +561,21 @@ class TestPublications:
                 first = publications
         second = publications
         held = [(first, open_published_reader(settings, publication_of(settings, first), clock=lambda: NOW))]
-        ended = Event()
+        ended, seen = Event(), set[str]()
 
         def swap() -> None:
-            for turn in range(60):
-                view = (second, first)[turn % 2]
-                held[0] = (view, held[0][1].following(settings, publication_of(settings, view)))
-            ended.set()
+            until = time.monotonic() + 60
+            turn = 0
+            try:
+                while turn < 60 or (len(seen) < 2 and time.monotonic() < until):
+                    view = (second, first)[turn % 2]
+                    held[0] = (view, held[0][1].following(settings, publication_of(settings, view)))
+                    turn += 1
+            finally:
+                ended.set()
 
-        def ask(seed: int) -> set[str]:
-            generator, seen = np.random.default_rng(seed), set()
+        def ask(seed: int) -> None:
+            generator = np.random.default_rng(seed)
             while not ended.is_set():
                 view, reader = held[0]
                 answer = reader.get(view, ["c0", "c1", "c2"], {"item_id": generator.integers(0, count, 200)})
@@ -577,15 +583,11 @@ class TestPublications:
                 values = {value for name in answer.names for value in answer.values[name].tolist()}
                 assert values == {1 if release_id == "pop/v1/2025-11-03" else 2}
                 seen.add(release_id)
-            return seen
 
         with ThreadPoolExecutor(4) as pool:
-            asked = [pool.submit(ask, seed) for seed in range(3)]
-            pool.submit(swap).result()
-            assert {release_id for future in asked for release_id in future.result()} == {
-                "pop/v1/2025-11-03",
-                "pop/v1/2025-11-10",
-            }
+            for future in [*(pool.submit(ask, seed) for seed in range(3)), pool.submit(swap)]:
+                future.result()
+        assert seen == {"pop/v1/2025-11-03", "pop/v1/2025-11-10"}
 
 
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
@@ -708,17 +710,18 @@ class TestRedis(ReaderConformance):
 
 class TestUnreachableRedis:
     def test_publishing_writes_nothing(self, tmp_path: Path) -> None:
-        address = f"127.0.0.1:{free_port()}"
-        settings = redis_project(tmp_path, f"{address},password=secret")
-        release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
-        with pytest.raises(StoreUnreachable, match=rf"redis at {address} does not answer") as caught:
-            publish(settings)
+        with held_port() as port:
+            address = f"127.0.0.1:{port}"
+            settings = redis_project(tmp_path, f"{address},password=secret")
+            release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
+            with pytest.raises(StoreUnreachable, match=rf"redis at {address} does not answer") as caught:
+                publish(settings)
         assert "secret" not in str(caught.value)
         assert not settings.feature_repo_dir.exists()
 
     def test_opening(self, tmp_path: Path) -> None:
-        with pytest.raises(StoreUnreachable, match="does not answer"):
-            open_reader(redis_project(tmp_path, f"127.0.0.1:{free_port()}"))
+        with held_port() as port, pytest.raises(StoreUnreachable, match="does not answer"):
+            open_reader(redis_project(tmp_path, f"127.0.0.1:{port}"))
 
     @pytest.mark.parametrize("address", ["localhost", "", "a:1,b:2,password=secret", "a:port", "a:1,pasword=secret"])
     def test_a_connection_string_of_another_form(self, tmp_path: Path, address: str) -> None:
@@ -727,17 +730,17 @@ class TestUnreachableRedis:
         assert "secret" not in str(caught.value)
 
     def test_a_redis_that_goes_away_and_comes_back(self, tmp_path: Path) -> None:
-        port = free_port()
-        settings = redis_project(tmp_path, f"127.0.0.1:{port}")
-        release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
-        with redis_server(port):
-            view = publish(settings)["pop_v1"]
-            reader = open_reader(settings, clock=lambda: NOW)
-            assert reader.read(view, ["users"], {"item": ["a"]}).found.all()
-        with pytest.raises(StoreUnreachable):
-            reader.read(view, ["users"], {"item": ["a"]})
-        with redis_server(port):
-            assert not reader.read(view, ["users"], {"item": ["a"]}).found.any()
-            publish(settings)
-            assert reader.read(view, ["users"], {"item": ["a"]}).found.all()
-        reader.close()
+        with held_port() as port:
+            settings = redis_project(tmp_path, f"127.0.0.1:{port}")
+            release(settings, "pop", {"item": "string"}, item=("string", ["a"]), users=("int64", [1]))
+            with redis_server(port):
+                view = publish(settings)["pop_v1"]
+                reader = open_reader(settings, clock=lambda: NOW)
+                assert reader.read(view, ["users"], {"item": ["a"]}).found.all()
+            with pytest.raises(StoreUnreachable):
+                reader.read(view, ["users"], {"item": ["a"]})
+            with redis_server(port):
+                assert not reader.read(view, ["users"], {"item": ["a"]}).found.any()
+                publish(settings)
+                assert reader.read(view, ["users"], {"item": ["a"]}).found.all()
+            reader.close()

@@ -17,13 +17,14 @@ from uuid import uuid4
 import pandas as pd
 import pyarrow as pa
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore.feast_repository import quiet_feast
 from featurestore.rows import unpack
 from governance.errors import ConfigError, StoreUnreachable
-from tests.support.redis import free_port, redis_cluster, redis_sentinel, redis_server, tls_in_front
+from tests.support.redis import held_port, redis_cluster, redis_sentinel, redis_server, tls_in_front
 
 with quiet_feast():
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, PushSource, RepoConfig, ValueType
@@ -503,12 +504,16 @@ class TestPackedRedis(StoreConformance):
 
     def test_rows_live_as_long_as_they_are_told(self, kinds: dict[str, Kind]) -> None:
         kind = kinds["redis"]
-        with Kind(kind.store, {**kind.options, "key_ttl_seconds": 1}).opened() as (online, config):
-            definition = view(KEYS[:1], [Int64])
+        definition, wanted = view(KEYS[:1], [Int64]), [row(1, NOON)[0]]
+        with Kind(kind.store, {**kind.options, "key_ttl_seconds": 3600}).opened() as (online, config):
             online.online_write_batch(config, definition, [row(1, NOON, f0=Value(int64_val=1))], None)
-            wanted = [row(1, NOON)[0]]
             assert online.online_read(config, definition, wanted)[0][1] is not None
-            deadline = time.monotonic() + 20
+            client = online.rows(config)._client
+            assert 3_000_000 < max(client.pttl(key) for key in client.scan_iter()) <= 3_600_000
+            online.teardown(config, [definition], [])
+        with Kind(kind.store, {**kind.options, "key_ttl_seconds": 1}).opened() as (online, config):
+            online.online_write_batch(config, definition, [row(1, NOON, f0=Value(int64_val=1))], None)
+            deadline = time.monotonic() + 60
             while online.online_read(config, definition, wanted)[0][1] is not None:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -523,11 +528,12 @@ class TestPackedRedis(StoreConformance):
         assert client.dbsize() == before - 1
 
     def test_it_is_not_there(self) -> None:
-        options = {"type": PACKED_REDIS, "connection_string": f"127.0.0.1:{free_port()},password=secret"}
-        with Kind(PackedRedisOnlineStore, options).opened() as (online, config):
-            with pytest.raises(StoreUnreachable, match="does not answer") as caught:
-                online.online_read(config, view(KEYS[:1], [Int64]), [row(1, NOON)[0]])
-            assert "secret" not in str(caught.value)
+        with held_port() as port:
+            options = {"type": PACKED_REDIS, "connection_string": f"127.0.0.1:{port},password=secret"}
+            with Kind(PackedRedisOnlineStore, options).opened() as (online, config):
+                with pytest.raises(StoreUnreachable, match="does not answer") as caught:
+                    online.online_read(config, view(KEYS[:1], [Int64]), [row(1, NOON)[0]])
+                assert "secret" not in str(caught.value)
 
 
 class TestPackedRedisOverTls(StoreConformance):
@@ -568,11 +574,15 @@ def test_a_master_that_dies_is_replaced() -> None:
             definition = view(KEYS[:1], [Int64])
             online.online_write_batch(config, definition, [row(1, NOON, f0=Value(int64_val=1))], None)
             client = online.rows(config)._client
-            assert client.wait(1, 5_000) == 1
+            deadline = time.monotonic() + 60
+            while not client.wait(1, 1_000):
+                assert time.monotonic() < deadline, "the replica has no row"
             client.execute_command("CONFIG", "SET", "repl-diskless-sync", "yes")
             process = client.info("server")["process_id"]
             os.kill(process, 9)  # started by this test
-            deadline = time.monotonic() + 60
+            with redis.Redis.from_url(f"redis://{sentinel}") as watching:
+                watching.execute_command("SENTINEL", "SET", "mymaster", "down-after-milliseconds", "1000")
+            deadline = time.monotonic() + 180
             while True:
                 try:
                     found = online.online_read(config, definition, [row(1, NOON)[0]])

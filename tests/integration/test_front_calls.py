@@ -17,6 +17,7 @@ from serving.client import Client
 from serving.limits import MAX_MESSAGE_BYTES
 from serving.problems import decode_details
 from serving.v1 import features_pb2
+from tests.support.fronts import UNHURRIED
 from tests.support.http2 import (
     Answer,
     Code,
@@ -55,7 +56,7 @@ both = pytest.mark.parametrize("target", ["ours", "grpcio"], indirect=True)
 @pytest.fixture(scope="module")
 def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Target]]:
     settings = served_items(tmp_path_factory.mktemp("calls"), rows=20_000, dimension=8)
-    with process(settings.root) as ours, grpcio_before(ours) as grpcio:
+    with process(settings.root, UNHURRIED) as ours, grpcio_before(ours) as grpcio:
         yield {"ours": ours, "grpcio": grpcio}
 
 
@@ -413,7 +414,7 @@ def test_what_no_handler_has_seen_is_refused_with_details_too(target: Target, ca
 def test_a_token_that_is_too_long_is_the_callers_mistake(target: Target) -> None:
     """Not an overload, after which it would be tried again in vain."""
     with (
-        Client(target.address, token="x" * 20_000) as client,
+        Client(target.address, token="x" * 20_000, timeout_seconds=20) as client,
         pytest.raises(RequestInvalid, match=r"found 20,\d+ bytes of metadata, allowed 16,384"),
     ):
         client.get_features(features=["items_v1:users"], entities={"item_id": [1]})

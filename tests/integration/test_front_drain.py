@@ -25,6 +25,7 @@ from tests.support.http2 import (
     data,
     frame,
     headers,
+    ping,
     prefixed,
     request,
     reset,
@@ -33,7 +34,8 @@ from tests.support.http2 import (
 from tests.support.serving import Authority
 
 WAIT = "/a.S/Wait"
-GRACE_SECONDS = 30.0
+GRACE_SECONDS = 60.0
+LEAVE, HANDSHAKE = "serving.front.server._LEAVE_SECONDS", "serving.front.server._HANDSHAKE_SECONDS"
 
 
 class Waiting:
@@ -139,8 +141,9 @@ def test_what_is_never_lawful_is_still_none(late: bytes) -> None:
             waiting.answer.set()
 
 
-def test_calls_that_come_before_the_peer_knows_are_answered() -> None:
+def test_calls_that_come_before_the_peer_knows_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the first GOAWAY and the PING's answer."""
+    monkeypatch.setattr(LEAVE, GRACE_SECONDS)
     waiting = Waiting()
     with running_front(waiting.service) as running, Silent(running.address) as peer:
         peer.open().call(1, WAIT, b"")
@@ -152,6 +155,7 @@ def test_calls_that_come_before_the_peer_knows_are_answered() -> None:
             waiting.begun.acquire()
             waiting.answer.set()
             assert peer.answer(1).grpc_status == peer.answer(3).grpc_status == 0
+            peer.socket.sendall(ping(ack=True))
             until_last(peer)
             assert peer.last_stream == 3
 
@@ -176,13 +180,16 @@ def trusting(authority: Authority) -> ssl.SSLContext:
     return context
 
 
-def test_a_connection_that_does_not_get_through_tls_holds_nobody_up(tls: Tls, authority: Authority) -> None:
+def test_a_connection_that_does_not_get_through_tls_holds_nobody_up(
+    tls: Tls, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Others are told at once, and the drain is over with the last call; both long before the handshake is given up."""
+    monkeypatch.setattr(HANDSHAKE, GRACE_SECONDS)
     waiting = Waiting()
     with running_front(waiting.service, tls=server_contexts(tls)) as running:
         port = int(running.address.rpartition(":")[2])
         with (
-            Peer(running.address, tls=trusting(authority), timeout_seconds=5.0) as peer,
+            Peer(running.address, tls=trusting(authority), timeout_seconds=20.0) as peer,
             socket.create_connection(("127.0.0.1", port)) as silent,
         ):
             peer.open().call(1, WAIT, b"")
@@ -194,14 +201,18 @@ def test_a_connection_that_does_not_get_through_tls_holds_nobody_up(tls: Tls, au
                 answer = peer.answer(1)
                 assert isinstance(answer, Answer)
                 assert answer.messages == [b"done"]
-                stopping.join(8.0)
+                stopping.join(20.0)
                 assert not stopping.is_alive(), "the drain waits for who says nothing"
-            silent.settimeout(5.0)
+            silent.settimeout(20.0)
             assert silent.recv(1) == b""
 
 
-def test_who_gets_through_tls_while_the_server_drains_is_answered(tls: Tls, authority: Authority) -> None:
+def test_who_gets_through_tls_while_the_server_drains_is_answered(
+    tls: Tls, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its first call was on its way with the last bytes of the handshake."""
+    monkeypatch.setattr(LEAVE, GRACE_SECONDS)
+    monkeypatch.setattr(HANDSHAKE, GRACE_SECONDS)
     waiting = Waiting()
     with running_front(waiting.service, tls=server_contexts(tls)) as running:
         port = int(running.address.rpartition(":")[2])
@@ -220,3 +231,5 @@ def test_who_gets_through_tls_while_the_server_drains_is_answered(tls: Tls, auth
                     assert late.answer(1).messages == [b"done"]
                     assert comes_true(lambda: late.goaway == Code.NO_ERROR or late.receive() is None)
                     assert late.goaway == Code.NO_ERROR
+                assert first.answer(1).messages == [b"done"]
+                first.close()

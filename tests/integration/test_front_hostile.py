@@ -16,6 +16,7 @@ import pytest
 
 from governance.settings import Settings
 from serving.v1 import embeddings_pb2, features_pb2
+from tests.support.fronts import UNHURRIED
 from tests.support.http2 import (
     PREFACE,
     Answer,
@@ -58,7 +59,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """One server for the attacks that should leave no trace."""
-    with process(Path(served_items(tmp_path_factory.mktemp("shared"), rows=20_000, dimension=8).root)) as found:
+    root = Path(served_items(tmp_path_factory.mktemp("shared"), rows=20_000, dimension=8).root)
+    with process(root, UNHURRIED) as found:
         yield found
 
 

@@ -37,6 +37,16 @@ def service(**more: Any) -> dict[str, dict[str, Any]]:
     return {"a.S": {name: grpc.unary_unary_rpc_method_handler(behavior) for name, behavior in behaviors.items()}}
 
 
+def answered(channel: grpc.Channel, size: int) -> bool:
+    """Whether so many bytes are given, or refused for now."""
+    try:
+        return len(channel.unary_unary(GET, bytes, bytes)(b"%d" % size, timeout=10)) == size
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise
+        return False
+
+
 def test_what_a_connection_held_is_given_back_where_it_makes_room_itself() -> None:
     """The connection that holds most, and takes nothing, asks for more than there is room for: it is ended itself."""
     limits = Limits(held_bytes=2 * MIB)
@@ -67,6 +77,7 @@ def test_a_request_of_a_connection_that_makes_room_is_not_counted_any_more() -> 
         for peer in others:
             peer.call(1, GET, b"240000")
         assert running.holds(250_005 + 4 * 240_005)
+        assert most.alive()
         running.dispatcher.limits = Limits(held_bytes=MIB)
         time.sleep(UNTAKEN_SECONDS)
         most.send(data(3, prefixed(b"1"), end=True))
@@ -76,8 +87,10 @@ def test_a_request_of_a_connection_that_makes_room_is_not_counted_any_more() -> 
         assert running.dispatcher.held == running.dispatcher.unfinished == 0
 
 
-def test_a_peer_that_reads_does_not_shield_those_that_do_not() -> None:
+def test_a_peer_that_reads_does_not_shield_those_that_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who holds most is reading, slowly; the others, who are not, make room."""
+    patience = 6.0  # so long the reading one may stand still
+    monkeypatch.setattr("serving.front.dispatch._UNTAKEN_SECONDS", patience)
     limits = Limits(held_bytes=2 * MIB)
     with running_front(service(), limits=limits) as running, ExitStack() as stack:
         others = [stack.enter_context(Peer(running.address, CLOSED)).open() for _ in range(4)]
@@ -89,7 +102,7 @@ def test_a_peer_that_reads_does_not_shield_those_that_do_not() -> None:
         for _ in range(12):
             reading.open_window(1, 1_000)
             assert reading.alive()
-            time.sleep(UNTAKEN_SECONDS / 12)
+            time.sleep((patience + 0.2) / 12)
         with grpc.insecure_channel(running.address) as channel:
             assert channel.unary_unary(GET, bytes, bytes)(b"200000", timeout=10) == bytes(200_000)
         assert reading.alive()
@@ -98,8 +111,8 @@ def test_a_peer_that_reads_does_not_shield_those_that_do_not() -> None:
 @pytest.mark.parametrize("answers", [1, 8])
 def test_what_waits_for_sockets_is_held(answers: int) -> None:
     """Windows are open, so all is written; but no peer reads, and the kernel takes little."""
-    limits = Limits(held_bytes=6 * MIB)
-    with running_front(service(), limits=limits, send_buffer_bytes=8_192) as running, ExitStack() as stack:
+    how: dict[str, Any] = {"limits": Limits(held_bytes=6 * MIB), "queue_seconds": 60, "send_buffer_bytes": 8_192}
+    with running_front(service(), **how) as running, ExitStack() as stack:
         peers = [stack.enter_context(Peer(running.address, OPEN, buffer_bytes=4_096)).open() for _ in range(12)]
         for peer in peers:
             peer.open_window(0, 2**31 - 1 - 65_535)
@@ -108,9 +121,8 @@ def test_what_waits_for_sockets_is_held(answers: int) -> None:
             peer.send(*chain.from_iterable(calls))  # at once: none is read while answers wait for the socket
         assert comes_true(lambda: running.dispatcher.held > 5.5 * MIB), running.dispatcher.held
         assert running.dispatcher.held < 7 * MIB
-        time.sleep(UNTAKEN_SECONDS)
         with grpc.insecure_channel(running.address) as channel:
-            assert channel.unary_unary(GET, bytes, bytes)(b"900000", timeout=10) == bytes(900_000)  # some made room
+            assert comes_true(lambda: answered(channel, 900_000), 20.0)  # some made room, before they were stalled
         for peer in peers:
             peer.close()
         assert comes_true(lambda: not running.dispatcher.connections)
@@ -156,20 +168,37 @@ def test_compressed_requests_of_calls_opened_before_are_bounded() -> None:
         assert comes_true(lambda: running.dispatcher.unfinished == 0)
 
 
+def closed(connection: socket.socket) -> bool:
+    """Whether the server has ended a connection whose socket does not block."""
+    try:
+        while connection.recv(1 << 16):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
 def test_no_more_connections_than_there_may_be_even_at_once() -> None:
     """A hundred come in one turn of the loop; who has done nothing for longest makes room each time."""
-    with running_front(service(), limits=Limits(connections=8)) as running, ExitStack() as stack:
-        port, most = int(running.address.rpartition(":")[2]), 0
+    limits = Limits(connections=8, begin_seconds=600)
+    with running_front(service(), limits=limits) as running, ExitStack() as stack:
+        dispatcher, port = running.dispatcher, int(running.address.rpartition(":")[2])
+        opened, counts, newcomers = dispatcher.opened, list[int](), list[socket.socket]()
+
+        def counted(connection: Any) -> None:
+            opened(connection)
+            counts.append(len(dispatcher.connections))
+
+        dispatcher.opened = counted
         for _ in range(3):
             for _ in range(100):
-                newcomer = stack.enter_context(socket.socket())
-                newcomer.setblocking(False)
-                newcomer.connect_ex(("127.0.0.1", port))
-            until = time.monotonic() + 0.5
-            while time.monotonic() < until:
-                most = max(most, len(running.dispatcher.connections))
-                time.sleep(0.001)
-        assert 0 < most <= 8
+                newcomers.append(stack.enter_context(socket.socket()))
+                newcomers[-1].setblocking(False)
+                newcomers[-1].connect_ex(("127.0.0.1", port))
+            assert comes_true(lambda: sum(not closed(one) for one in newcomers) == len(dispatcher.connections))
+        assert 0 < max(counts) <= 8
         with Peer(running.address) as peer:
             peer.open().call(1, GET, b"3")
             assert peer.answer(1).messages == [bytes(3)]

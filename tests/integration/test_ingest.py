@@ -9,6 +9,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -279,11 +280,17 @@ import sys
 from pathlib import Path
 from pipelines.ingest import ingest
 
+reached = []
+
 def told(what, part):
     print(what, part, flush=True)
+    if reached:
+        sys.stdin.read()  # what comes is a signal, now if it has not come before
+    if f"{what} {part}".startswith(sys.argv[3]):
+        reached.append(what)
 
 if __name__ == "__main__":
-    source, into = map(Path, sys.argv[1:])
+    source, into = map(Path, sys.argv[1:3])
     ingest((source,), into, person="user_id", time="ts", workers=1, progress=told)
 """
 
@@ -306,13 +313,16 @@ def test_an_ingest_that_is_stopped_leaves_the_table_as_it_was(
     more = write(tmp_path / "raw" / "2.parquet", events(2, n=100_000))
     script = tmp_path / "ingest.py"
     script.write_text(INGEST)
-    command = [sys.executable, str(script), str(more), str(into)]
+    command = [sys.executable, str(script), str(more), str(into), stage]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment) as it:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **pipes, text=True, env=environment, start_new_session=True) as it:
         assert it.stdout is not None
         assert any(line.startswith(stage) for line in it.stdout)
         it.send_signal(ended)
         assert it.wait() != 0
+        with suppress(ProcessLookupError):  # its worker waits for work that never comes
+            os.killpg(it.pid, signal.SIGKILL)
     assert (into / LAYOUT_NAME).read_bytes() == layout
     assert rows(into) == rows_in(events(1))
     if ended == signal.SIGINT:

@@ -50,6 +50,7 @@ from tests.support.devices import (
     serve_snapshots,
     snapshot_parts,
 )
+from tests.support.redis import held_port
 
 PARCEL = make_parcel(make_catalogue(items=2000))
 EMPTY_MESSAGE = bytes(5)
@@ -299,10 +300,8 @@ def test_the_gates_reason_comes_through_its_process(tmp_path: Path) -> None:
         pytest.raises(NotServed, match="no catalogue is published there"),
     ):
         fetch_in_gate(address)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        free = listener.getsockname()[1]
-    with pytest.raises(ServerUnavailable, match="is the server running there"):
-        fetch_in_gate(f"127.0.0.1:{free}")
+    with held_port() as port, pytest.raises(ServerUnavailable, match="is the server running there"):
+        fetch_in_gate(f"127.0.0.1:{port}")
 
 
 def test_a_server_that_never_answers_is_given_up() -> None:

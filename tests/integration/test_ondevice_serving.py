@@ -20,6 +20,7 @@ from serving.publish import publish
 from serving.server import start_server
 from tests.support.devices import GENRES, NOW
 from tests.support.releases import make_project, make_release, make_vector_release
+from tests.support.serving import patient
 
 ITEMS = list(range(1, 41))
 
@@ -48,7 +49,10 @@ def test_a_device_follows_the_publications_of_a_project(tmp_path: Path) -> None:
 
     pinned = (settings.serving_dir / "catalogue.pub").read_bytes()
     Device.create(tmp_path / "device", DeviceSettings(public_key=pinned))
-    with start_server(settings, port=0) as server, Device(tmp_path / "device", clock=lambda: NOW) as device:
+    with (
+        start_server(settings, config=patient(settings), port=0) as server,
+        Device(tmp_path / "device", clock=lambda: NOW) as device,
+    ):
         first = sync(device, server.address)
         assert first.new
         assert first.catalogue.titles == tuple(titles)
@@ -65,7 +69,10 @@ def test_a_device_follows_the_publications_of_a_project(tmp_path: Path) -> None:
         release_week(settings, ledger, week=1)
         newer = publish(settings, ledger)
     assert newer.catalogue is not None
-    with start_server(settings, port=0) as server, Device(tmp_path / "device", clock=lambda: NOW) as device:
+    with (
+        start_server(settings, config=patient(settings), port=0) as server,
+        Device(tmp_path / "device", clock=lambda: NOW) as device,
+    ):
         second = sync(device, server.address)
         assert second.new
         assert second.catalogue.sequence == newer.catalogue.sequence > first.catalogue.sequence

@@ -32,7 +32,7 @@ from pipelines import (
 )
 from pipelines import profile as module
 from pipelines.bounding_choice import compare_bounds
-from pipelines.noise import ZeroNoise
+from pipelines.noise import KeyedNoise, ReleaseKey, ZeroNoise
 from pipelines.plan import plan_signal
 from pipelines.profile import STEPS, profile, profile_of, profile_signal
 from pipelines.project import load_project
@@ -247,8 +247,10 @@ def test_a_window_without_events_is_released_as_any_other(project: Settings) -> 
     events = make_events(events=200)
     events["ts"] = [int(START.timestamp()) + i for i in range(len(events["ts"]))]
     write_tables(project.root, events)
+    key = ReleaseKey(bytes(range(32)))  # of noise in which no step stands out; it does in one of a hundred
+    empty = Starting(((START + timedelta(days=7)).date(),))
     with pytest.raises(DefinitionError, match="stands out of noise"):
-        profile(project, "weekly", rho=0.001, windows=Starting(((START + timedelta(days=7)).date(),)))
+        profile(project, "weekly", rho=0.001, windows=empty, noise=lambda _: KeyedNoise(key))
     assert spent(project) == Decimal("0.001")
     assert ReleaseStore(project.releases_dir).ids() == ("weekly_profile/v1/2025-11-10",)
 

@@ -154,7 +154,7 @@ def test_a_row_leads_to_its_evidence(page: Page, report: Path) -> None:
     evidence = page.locator(f'[id="{anchor("release", "item_weekly/v1/2025-11-17")}"]')
     assert not evidence.is_visible()
     page.locator("article", has_text="Listeners and mean seconds").get_by_role("link", name="17 – 23 Nov 2025").click()
-    assert evidence.is_visible()
+    evidence.wait_for(state="visible")
 
 
 def test_the_chart_draws_what_was_spent(page: Page, report: Path) -> None:

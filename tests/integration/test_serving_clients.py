@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,8 @@ from serving.client import Client
 from serving.problems import DETAILS_TRAILER, Details, Overloaded, encode_details
 from serving.server import RunningServer, start_server
 from tests.support.fronts import grpcio_server
-from tests.support.serving import served_items
+from tests.support.redis import held_port
+from tests.support.serving import connected, patient, served_items
 
 FEATURES = ["items_v1:users", "items_v1:score"]
 
@@ -30,14 +30,14 @@ FEATURES = ["items_v1:users", "items_v1:score"]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     settings = served_items(tmp_path_factory.mktemp("clients"), rows=300)
-    with start_server(settings, port=0) as running:
+    with start_server(settings, config=patient(settings), port=0) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def client(server: RunningServer) -> Iterator[Client]:
-    with Client(server.address, timeout_seconds=20) as connected:
-        yield connected
+    with connected(server.address) as found:
+        yield found
 
 
 def test_a_stream_of_features_is_the_answer_in_parts(client: Client) -> None:
@@ -112,14 +112,21 @@ def test_frames_keep_nulls_and_types(client: Client) -> None:
     assert frame["items_v1:score"].isna().tolist() == [False, True]
 
 
+async def connections_stand(client: AsyncClient) -> None:
+    """As `connected` has it."""
+    for connection in client._turns.all:
+        await asyncio.wait_for(connection.channel.channel_ready(), 60)
+
+
 def test_the_async_client_answers_the_same(server: RunningServer, client: Client) -> None:
     async def ask() -> None:
-        async with AsyncClient(server.address, timeout_seconds=20, purpose="ranking", connections=2) as connected:
+        async with AsyncClient(server.address, timeout_seconds=20, purpose="ranking", connections=2) as asked:
+            await connections_stand(asked)
             table, near, vectors, context = await asyncio.gather(
-                connected.get_features(features=FEATURES, entities={"item_id": [2, 3]}),
-                connected.search("item_content", ids=[3], k=4),
-                connected.get_embeddings("item_content", [3]),
-                connected.get_recommendation_context("item_content", ids=[3], k=4, item_features=FEATURES),
+                asked.get_features(features=FEATURES, entities={"item_id": [2, 3]}),
+                asked.search("item_content", ids=[3], k=4),
+                asked.get_embeddings("item_content", [3]),
+                asked.get_recommendation_context("item_content", ids=[3], k=4, item_features=FEATURES),
             )
             assert table["items_v1:users"].tolist() == [2, 3]
             assert np.array_equal(near.ids, client.search("item_content", ids=[3], k=4).ids)
@@ -128,19 +135,19 @@ def test_the_async_client_answers_the_same(server: RunningServer, client: Client
             assert context.items["items_v1:users"].tolist() == near.ids[0].tolist()
             parts = [
                 part
-                async for part in connected.stream_features(
+                async for part in asked.stream_features(
                     features=FEATURES, entities={"item_id": np.arange(10)}, part_rows=4
                 )
             ]
             assert [part.rows for part in parts] == [4, 4, 2]
             with pytest.raises(NotServed):
-                await connected.get_embeddings("nothing", [3])
+                await asked.get_embeddings("nothing", [3])
             with pytest.raises(NotServed):
-                _ = [part async for part in connected.stream_embeddings("nothing", [3])]
-            streamed = [part async for part in connected.stream_embeddings("item_content", [1, 2, 3], part_rows=2)]
+                _ = [part async for part in asked.stream_embeddings("nothing", [3])]
+            streamed = [part async for part in asked.stream_embeddings("item_content", [1, 2, 3], part_rows=2)]
             assert [len(part.vectors) for part in streamed] == [2, 1]
             assert np.array_equal(streamed[1].vectors, vectors.vectors)
-            info, whole = await connected.catalogue_info(), await connected.catalogue()
+            info, whole = await asked.catalogue_info(), await asked.catalogue()
             assert whole.info == info == client.catalogue_info()
             assert whole.data == client.catalogue().data
 
@@ -151,8 +158,8 @@ def test_a_slow_call_is_hedged_and_the_first_answer_counts(server: RunningServer
     """A second server that never answers stands before the real one: only the hedge can succeed."""
     with (
         stuck() as address,
-        Client(server.address, hedge_after_seconds=0.05, timeout_seconds=20) as hedged,
-        Client(address) as other,
+        connected(server.address, hedge_after_seconds=0.05, timeout_seconds=20) as hedged,
+        connected(address) as other,
     ):
         hedged._turns.all = (other._turns.all[0], hedged._turns.all[1])
         for _ in range(4):
@@ -169,6 +176,8 @@ def test_the_async_client_hedges_too(server: RunningServer) -> None:
             AsyncClient(address) as other,
             AsyncClient(nobody, timeout_seconds=0.5) as away,
         ):
+            await connections_stand(hedged)
+            await connections_stand(other)
             working = hedged._turns.all
             hedged._turns.all = (other._turns.all[0], working[1])
             for _ in range(4):
@@ -181,9 +190,8 @@ def test_the_async_client_hedges_too(server: RunningServer) -> None:
             with pytest.raises(ServerUnavailable):
                 await hedged.get_embeddings("nothing", [4])
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        nobody = f"127.0.0.1:{free.getsockname()[1]}"
-    with stuck() as address:
+    with held_port() as port, stuck() as address:
+        nobody = f"127.0.0.1:{port}"
         asyncio.run(ask(address))
 
 
@@ -254,7 +262,7 @@ def test_statuses_are_typed_errors(code: int, text: str, details: Details | None
         context.abort(status, text)
 
     handlers = {"hedgerow.serving.v1.EmbeddingService": {"Search": grpc.unary_unary_rpc_method_handler(refuse)}}
-    with grpcio_server(handlers) as address, Client(address) as client:
+    with grpcio_server(handlers) as address, connected(address) as client:
         with pytest.raises(kind) as caught:
             client.search("x", ids=[1], k=1)
         assert type(caught.value) is kind
@@ -262,7 +270,7 @@ def test_statuses_are_typed_errors(code: int, text: str, details: Details | None
 
 def test_metadata_that_no_server_takes_is_the_callers_fault(server: RunningServer) -> None:
     with (
-        Client(server.address, token="x" * 20_000) as client,
+        connected(server.address, token="x" * 20_000) as client,
         pytest.raises(RequestInvalid, match="16,384"),
     ):
         client.search("item_content", ids=[1], k=1)

@@ -8,16 +8,15 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from governance.files import write_atomic
 from governance.settings import Settings
 from serving.client import Client
-from tests.support.resilience import serving
+from tests.support.fronts import UNHURRIED, comes_true
+from tests.support.resilience import serving, workers
 from tests.support.serving import served_items
 
 
@@ -43,37 +42,21 @@ def test_why_a_new_process_cannot_start_is_in_the_log(project: Settings, tmp_pat
     """One process is killed while the record is damaged: the other goes on, and a new one starts once it is mended."""
     record = project.serving_dir / "publication.json"
     good = record.read_bytes()
-    with serving(project, tmp_path, "[listen]\nprocesses = 2\nthreads = 1\n") as (process, address):
+    config = "[listen]\nprocesses = 2\nthreads = 1\n" + UNHURRIED
+    with serving(project, tmp_path, config) as (process, address):
         lines: list[str] = []
         assert process.stderr is not None
         reader = threading.Thread(target=lambda stream: lines.extend(iter(stream.readline, "")), args=(process.stderr,))
         reader.start()
         write_atomic(record, b"{}")
         os.kill(workers(process.pid)[0], signal.SIGKILL)
-        wait_until(lambda: any("could not start" in line for line in lines))
+        assert comes_true(lambda: any("could not start" in line for line in lines), 100.0)
         told = next(line for line in lines if "could not start" in line)
         assert "publication.json: not a hedgerow.publication/1 record" in told
         with Client(address, timeout_seconds=20) as client:
             client.get_embeddings("item_content", [3])
         write_atomic(record, good)
-        wait_until(lambda: len(workers(process.pid)) == 2)
+        assert comes_true(lambda: len(workers(process.pid)) == 2, 100.0)
         process.send_signal(signal.SIGTERM)
         reader.join(60)
     assert any("ended with code -9" in line for line in lines)
-
-
-def workers(supervisor: int) -> list[int]:
-    """Processes that serve."""
-    children = psutil.Process(supervisor).children()
-    return [
-        child.pid for child in children if child.status() != "zombie" and "resource_tracker" not in str(child.cmdline())
-    ]
-
-
-def wait_until(there: object) -> None:
-    assert callable(there)
-    for _ in range(2_000):
-        if there():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not come")

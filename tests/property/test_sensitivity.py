@@ -17,7 +17,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipelines.definitions import ClipNorm, KeepRandom, PublicPartitions, Relation, Signal
+from pipelines.definitions import ClipNorm, PublicPartitions, Relation, Signal
 from pipelines.engine import kernel
 from pipelines.engine.kernel import Bounds
 from pipelines.engine.outputs import tree_levels
@@ -26,7 +26,7 @@ from pipelines.measurements import Measure, MeasureKind
 from tests.support.bounded import bounded_sums
 from tests.support.kernel import SALTS, Kernel, Sums
 from tests.support.projects import SPAN
-from tests.support.strategies import event_rows, examples, rows_like, signals
+from tests.support.strategies import event_rows, examples, keep_random, rows_like, signals
 
 Rows = list[dict[str, Any]]
 SCHEMA = pa.schema(
@@ -203,10 +203,9 @@ def test_replacing_a_unit_s_rows_moves_no_sum_further_than_claimed(signal: Signa
 
 
 @examples(40)
-@given(signals(), event_rows)
+@given(signals(boundings=keep_random), event_rows)
 def test_bounding_what_is_bounded_changes_nothing(signal: Signal, rows: Rows) -> None:
     """Looser bounds on partitions and rows change nothing where the bounds do not bind."""
-    assume(isinstance(signal.bounds, KeepRandom))
     limits: Any = signal.bounds
     few_rows: dict[Any, dict[Any, Rows]] = {}
     for row in rows:

@@ -249,7 +249,7 @@ class Peer:
         values: Mapping[Any, int] | None = None,
         *,
         grant: bool = True,
-        timeout_seconds: float = 10.0,
+        timeout_seconds: float = 30.0,
         buffer_bytes: int | None = None,
         tls: ssl.SSLContext | None = None,
         over: socket.socket | None = None,
@@ -397,7 +397,10 @@ class Peer:
         return self.heard() and self.goaway is None
 
     def heard(self) -> bool:
-        """Whether the connection answers a PING, that is, has worked through all that was sent before it."""
+        """Whether the connection answers a PING, that is, has read all that was sent before it.
+
+        Refused is by then what is refused when it is read; other calls may still wait for their turn.
+        """
         token = os.urandom(8)
         self.send(ping(token))
         while token not in self.pongs:

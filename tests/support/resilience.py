@@ -3,6 +3,7 @@ threads, and what is counted while it is overloaded, swapped, ended, or left by 
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -12,8 +13,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -24,7 +26,8 @@ from governance.settings import Settings
 from serving.client import Client
 from serving.problems import DETAILS_TRAILER, decode_details
 from serving.v1 import embeddings_pb2
-from tests.support.redis import _answers, _binary, free_port
+from tests.support.fronts import UNHURRIED, comes_true
+from tests.support.redis import _answers, _binary
 from tests.support.serving import CALENDAR, publish_items, published_items
 
 FEATURES = ["items_v1:users", "items_v1:score"]
@@ -33,6 +36,7 @@ TIMES_THE_CAPACITY = 10
 DEADLINE_SECONDS = 2.0
 _CALLERS = 240
 _CHANNELS = 4
+_CORES = os.sched_getaffinity(0)
 _MARGIN = 1.1
 """A caller whose call takes long is late with its next one."""
 
@@ -56,8 +60,18 @@ def serving(
             process.communicate(timeout=60)
 
 
+def workers(supervisor: int) -> list[int]:
+    """Processes that serve, of a server with several."""
+    found = []
+    for child in psutil.Process(supervisor).children():
+        with suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+            if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in str(child.cmdline()):
+                found.append(child.pid)
+    return found
+
+
 class Load:
-    """Calls in threads until it is stopped; what each gave, counted.
+    """Calls in threads within its context, until it is stopped; what each gave, counted.
 
     Args:
         callers: how many threads.
@@ -77,8 +91,14 @@ class Load:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run, args=(i / callers,)) for i in range(callers)]
+
+    def __enter__(self) -> Load:
         for thread in self._threads:
             thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def _run(self, share: float) -> None:
         self._stop.wait(share * self._period)  # not all at once
@@ -94,7 +114,13 @@ class Load:
                 self.first.setdefault(told, ended)
             self._stop.wait(max(0.0, self._period - (ended - began)))
 
+    def has_told(self, more: int) -> bool:
+        """Whether so many more words are told soon."""
+        until = self.seen.total() + more
+        return comes_true(lambda: self.seen.total() >= until)
+
     def stop(self) -> Counter[str]:
+        """Waits for the calls under way; what all of them gave."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -107,20 +133,17 @@ class Load:
 @contextmanager
 def other_cores() -> Iterator[None]:
     """Keeps this process off the core that `apart` gives the server."""
-    cores = os.sched_getaffinity(0)
-    own = set(sorted(cores)[1:]) or cores
-    _pin(psutil.Process(), own)
+    _pin(psutil.Process(), _CORES - {min(_CORES)} or _CORES)
     try:
         yield
     finally:
-        _pin(psutil.Process(), cores)
+        _pin(psutil.Process(), _CORES)
 
 
 def apart(pid: int) -> None:
     """Gives the server a core of its own, so that what the load generator takes is not taken from the server."""
-    cores = sorted(os.sched_getaffinity(0) | {0})
-    if len(cores) > 1:
-        _pin(psutil.Process(pid), set(cores[:1]))
+    if len(_CORES) > 1:
+        _pin(psutil.Process(pid), {min(_CORES)})
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -130,7 +153,8 @@ def _cpu_seconds(pid: int) -> float:
 
 def _pin(process: psutil.Process, cores: set[int]) -> None:
     for thread in process.threads():
-        os.sched_setaffinity(thread.id, cores)
+        with suppress(ProcessLookupError):  # it may end meanwhile
+            os.sched_setaffinity(thread.id, cores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +187,7 @@ class Overload:
     refused: int
 
 
-def overloaded(project: Settings, folder: Path, seconds: float) -> Overload:
+def overloaded(project: Settings, folder: Path, seconds: float, deadline_seconds: float = DEADLINE_SECONDS) -> Overload:
     """Searches, each of 48 queries: first as many as are answered, then ten times so many for these seconds."""
     request = embeddings_pb2.SearchRequest(space="item_content", k=50)
     request.ids.int64s.values.extend(range(48))
@@ -180,7 +204,7 @@ def overloaded(project: Settings, folder: Path, seconds: float) -> Overload:
             search = channels[next(turns) % _CHANNELS].unary_unary(SEARCH)
             began = time.perf_counter()
             try:
-                search(data, timeout=DEADLINE_SECONDS)
+                search(data, timeout=deadline_seconds)
             except grpc.RpcError as error:
                 trailer = dict(error.trailing_metadata() or ()).get(DETAILS_TRAILER)
                 hints.append(decode_details(trailer).retry_seconds if isinstance(trailer, bytes) else None)
@@ -191,15 +215,15 @@ def overloaded(project: Settings, folder: Path, seconds: float) -> Overload:
         def phase(callers: int, lasting: float, period: float = 0.0) -> tuple[Counter[str], float]:
             latencies.clear()
             before = _cpu_seconds(process.pid)
-            load = Load(callers, call, period)
-            time.sleep(lasting)
-            spent = _cpu_seconds(process.pid) - before
-            return load.stop(), spent / lasting
+            with Load(callers, call, period) as load:
+                time.sleep(lasting)
+                spent = _cpu_seconds(process.pid) - before
+                return load.stop(), spent / lasting
 
         phase(4, 1.0)  # warm
         lasting = max(2.0, seconds / 4)
         seen, peak_share = phase(4, lasting)
-        assert set(seen) == {"OK"}, seen
+        assert seen["OK"] >= 0.8 * seen.total(), seen
         peak = seen["OK"] / lasting
         memory = psutil.Process(process.pid).memory_info().rss
         hints.clear()
@@ -218,7 +242,7 @@ def overloaded(project: Settings, folder: Path, seconds: float) -> Overload:
         offered_per_second=seen.total() / seconds,
         goodput_per_second=seen["OK"] / seconds,
         seen=seen,
-        p99_seconds=slowest[len(slowest) * 99 // 100],
+        p99_seconds=slowest[len(slowest) * 99 // 100] if slowest else math.inf,
         peak_cpu_share=peak_share,
         overload_cpu_share=share,
         grown_bytes=grown,
@@ -251,8 +275,8 @@ def changed(folder: Path, weeks: int) -> Changes:
     Every answer must be of one release: all its values are that release's number.
     """
     settings = published_items(folder / "project", rows=200, users=0)
-    config = "[listen]\nprocesses = 2\nthreads = 2\n"
-    ids = np.arange(200)
+    config = "[listen]\nprocesses = 2\nthreads = 2\n" + UNHURRIED
+    ids, values = np.arange(200), set[int]()
     with serving(settings, folder, config) as (process, address):
         port = int(address.rpartition(":")[2])
         with Client(address, connections=4, timeout_seconds=20) as client:
@@ -262,19 +286,20 @@ def changed(folder: Path, weeks: int) -> Changes:
                 users, scores = table["items_v1:users"], table["items_v1:score"]
                 whole = (users == users[0]).all() and (scores == users[0]).all() and table.found["items_v1"].all()
                 one = len(table.releases) == 1 and len(set(table.release_indexes["items_v1"].tolist())) == 1
+                values.add(int(users[0]))
                 return "OK" if whole and one else f"a mix: {table.releases}"
 
-            load = Load(4, call)
-            for week in range(1, weeks + 1):
-                publish_items(settings, rows=200, users=week, week=week)
-                time.sleep(0.6)
-            swaps = load.stop()
-            load = Load(4, call)
-            with serving(settings, folder, config, port) as (_, second):
+            with Load(4, call) as load:
+                for week in range(1, weeks + 1):
+                    publish_items(settings, rows=200, users=week, week=week)
+                    assert comes_true(partial(values.__contains__, week)), load.seen
+                assert load.has_told(100)
+                swaps = load.stop()
+            with Load(4, call) as load, serving(settings, folder, config, port) as (_, second):
                 assert second == address
                 process.send_signal(signal.SIGTERM)
                 process.wait(timeout=60)
-                time.sleep(0.5)
+                assert load.has_told(100)
                 table = client.get_features(features=FEATURES, entities={"item_id": [7]})
                 restart = load.stop()
     return Changes(swaps=swaps, restart=restart, last_value=int(table["items_v1:users"][0]))
@@ -297,6 +322,15 @@ def lasting_redis(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+@contextmanager
+def _port_of_ours() -> Iterator[int]:
+    """A loopback port that nobody else is given, also while nothing listens on it."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Redis does: both may bind it
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])
+
+
 def _note_when_it_listens(port: int, found: list[float]) -> None:
     while not found:
         with socket.socket() as probe:
@@ -312,7 +346,7 @@ class RedisAway:
     Attributes:
         before: until it was killed.
         seen: from then on.
-        recovery_seconds: from when Redis took connections again to the first right answer; None: none within 20 s.
+        recovery_seconds: from when Redis took connections again to the first right answer; None: none within a minute.
     """
 
     before: Counter[str]
@@ -322,12 +356,11 @@ class RedisAway:
 
 def redis_restarted(folder: Path, away_seconds: float) -> RedisAway:
     """Kills the Redis that a server reads from, and starts it again with what it had, while callers read."""
-    port = free_port()
-    store = f'\n[online_store]\ntype = "redis"\nconnection_string = "127.0.0.1:{port}"\npushed = ["items"]\n'
-    with lasting_redis(folder / "redis", port) as redis:
+    with _port_of_ours() as port, lasting_redis(folder / "redis", port) as redis:
+        store = f'\n[online_store]\ntype = "redis"\nconnection_string = "127.0.0.1:{port}"\npushed = ["items"]\n'
         settings = published_items(folder / "project", rows=500, extra=CALENDAR + store)
         ids = np.arange(400, 600)
-        with serving(settings, folder) as (_, address), Client(address, timeout_seconds=10) as client:
+        with serving(settings, folder, UNHURRIED) as (_, address), Client(address, timeout_seconds=20) as client:
 
             def call() -> str:
                 table = client.get_features(features=FEATURES, entities={"item_id": ids})
@@ -335,25 +368,26 @@ def redis_restarted(folder: Path, away_seconds: float) -> RedisAway:
                 right &= np.array_equal(table.found["items_v1"], ids < 500)
                 return "OK" if right and len(table.releases) == 1 else "a wrong answer"
 
-            load = Load(4, call)
-            time.sleep(1.0)
-            before = load.seen.copy()
-            redis.kill()
-            redis.wait()
-            time.sleep(away_seconds)
-            gone = time.perf_counter()
-            load.first.clear()
-            listening = threading.Thread(
-                target=_note_when_it_listens, args=(port, listens := list[float]()), daemon=True
-            )
-            listening.start()
-            with lasting_redis(folder / "redis", port):
-                listening.join()
-                recovery = None
-                while recovery is None and time.perf_counter() < gone + 20:
-                    told = load.first.get("OK")
-                    recovery = None if told is None else max(0.0, told - listens[0])
-                    time.sleep(0.002)
-                time.sleep(0.5)
-                seen = load.stop()
+            with Load(4, call) as load:
+                assert load.has_told(100)
+                before = load.seen.copy()
+                redis.kill()
+                redis.wait()
+                comes_true(lambda: set(load.seen) != set(before))
+                time.sleep(away_seconds)
+                gone = time.perf_counter()
+                load.first.clear()
+                listening = threading.Thread(
+                    target=_note_when_it_listens, args=(port, listens := list[float]()), daemon=True
+                )
+                listening.start()
+                with lasting_redis(folder / "redis", port):
+                    listening.join()
+                    recovery = None
+                    while recovery is None and time.perf_counter() < gone + 60:
+                        told = load.first.get("OK")
+                        recovery = None if told is None else max(0.0, told - listens[0])
+                        time.sleep(0.002)
+                    time.sleep(0.5)
+                    seen = load.stop()
     return RedisAway(before=before, seen=seen - before, recovery_seconds=recovery)

@@ -1,14 +1,21 @@
-"""What tests of the server share: certificates, tokens, a small published project."""
+"""What tests of the server share: certificates, tokens, a small published project.
+
+And patience: a machine that stands still for a second or two is neither an overload nor a server that is away.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import grpc
 import jwt
 import numpy as np
 from cryptography import x509
@@ -18,6 +25,8 @@ from cryptography.x509.oid import NameOID
 
 from governance.ledger import Ledger
 from governance.settings import Settings, load_settings
+from serving.client import Client
+from serving.config import Limits, ServerConfig, demo_config
 from serving.publish import publish
 from tests.support.releases import make_project, make_release, make_vector_release
 
@@ -69,6 +78,20 @@ def publish_items(
         vectors = np.random.default_rng(week).standard_normal((rows, dimension)).astype(np.float32)
         make_vector_release(settings, ledger, ids=ids.tolist(), vectors=vectors, tags=[[f"t{i % 3}"] for i in ids])
         publish(settings, ledger)
+
+
+def patient(settings: Settings) -> ServerConfig:
+    """How a server runs without a file, but calls may wait long for their turn."""
+    return replace(demo_config(settings), limits=Limits(queue_seconds=60))
+
+
+@contextmanager
+def connected(address: str, **how: Any) -> Iterator[Client]:
+    """A client whose connections stand: one that takes a second to make would be given up, and the call with it."""
+    with Client(address, **{"timeout_seconds": 30.0, **how}) as client:
+        for connection in client._turns.all:
+            grpc.channel_ready_future(connection.channel).result(timeout=60)
+        yield client
 
 
 class Authority:

@@ -39,7 +39,7 @@ from pipelines import (
     WeightedUnits,
     Window,
 )
-from pipelines.definitions import Aggregate
+from pipelines.definitions import Aggregate, Bounding
 from tests.support.projects import START, a_signal
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "examples",
     "intervals",
     "json_values",
+    "keep_random",
     "losses",
     "names",
     "rhos",
@@ -126,7 +127,7 @@ _every_aggregate: st.SearchStrategy[Aggregate] = st.one_of(
     st.just(TopK("tag", ("a", "b", "é"), 1)),
     st.just(VectorSum("vector", _DIMENSION, 1.5)),
 )
-_keep_random = st.builds(KeepRandom, max_partitions=st.integers(1, 3), max_rows_per_partition=st.integers(1, 3))
+keep_random = st.builds(KeepRandom, max_partitions=st.integers(1, 3), max_rows_per_partition=st.integers(1, 3))
 _clip_norm = st.builds(
     ClipNorm, l2=st.sampled_from([0.7, 2.0, 9.0]), max_partitions=st.sampled_from([1, 2, 3])
 ) | st.builds(ClipNorm, l2=st.sampled_from([0.7, 2.0]))
@@ -140,9 +141,13 @@ _units = st.sampled_from(
 
 
 @st.composite
-def signals(draw: st.DrawFn, relations: tuple[Relation, ...] = tuple(Relation)) -> Signal:
+def signals(
+    draw: st.DrawFn,
+    relations: tuple[Relation, ...] = tuple(Relation),
+    boundings: st.SearchStrategy[Bounding] = keep_random | _clip_norm,
+) -> Signal:
     """Every aggregate, bounding, unit, relation and kind of keys, over tables of `event_rows`."""
-    bounds = draw(_keep_random | _clip_norm)
+    bounds = draw(boundings)
     keys = draw(st.sampled_from([("item_id",), ("item_id", "country")]))
     public = PublicPartitions({key: {"item_id": (0, 1, 2), "country": ("at", "ü")}[key] for key in keys})
     private = (

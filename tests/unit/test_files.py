@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,12 +74,17 @@ def test_a_reader_never_sees_half(tmp_path: Path) -> None:
     path, size = tmp_path / "record.json", 500_000
     path.write_bytes(b"\xff" * size)
     process = start(WRITER, str(path), str(size))
+    seen, reads, until = set(), 0, time.monotonic() + 60
     try:
-        contents = [path.read_bytes() for _ in range(300)]
+        while reads < 300 or (len(seen) < 5 and time.monotonic() < until):
+            content = path.read_bytes()
+            assert len(content) == size
+            assert len(set(content)) == 1
+            seen.add(content[0])
+            reads += 1
     finally:
         kill(process)
-    assert all(len(content) == size and len(set(content)) == 1 for content in contents)
-    assert len({content[0] for content in contents}) > 1, "the writer must have written meanwhile"
+    assert len(seen) >= 5, "the writer must have written meanwhile"
 
 
 def test_write_atomic_modes_folders_and_replacement(tmp_path: Path) -> None:

@@ -248,21 +248,26 @@ def test_allow_lists_of_any_size_are_searched_exactly_enough(tmp_path: Path, kin
 def test_searches_run_outside_pythons_lock(tmp_path: Path) -> None:
     space = written(tmp_path / "s", correlated(ROWS), kind=FLAT)
     queries = np.repeat(correlated(500), 10, axis=0)
-    begun, ended, steps = threading.Event(), threading.Event(), 0
 
-    def search() -> None:
-        with threads(1):
-            begun.set()
-            space.search(queries, 100)
-            ended.set()
+    def steps_meanwhile() -> int:
+        begun, ended, steps = threading.Event(), threading.Event(), 0
 
-    worker = threading.Thread(target=search)
-    worker.start()
-    begun.wait()
-    while not ended.is_set():
-        steps += 1
-    worker.join()
-    assert steps > 10_000
+        def search() -> None:
+            with threads(1):
+                begun.set()
+                space.search(queries, 100)
+                ended.set()
+
+        worker = threading.Thread(target=search)
+        worker.start()
+        begun.wait()
+        while not ended.is_set():
+            steps += 1
+        worker.join()
+        return steps
+
+    # A machine may stand still for as long as a search takes, but not in each of ten.
+    assert any(steps_meanwhile() > 10_000 for _ in range(10))
 
 
 # --- on a GPU --------------------------------------------------------------------------------------------------

@@ -143,7 +143,9 @@ with store.EventStore(Path(sys.argv[1])) as opened:
         assert store.add([event("after")], retention=KEEP, now=NOW).new == 1
 
 
-def test_two_writers_lose_nothing(path: Path) -> None:
+def test_two_writers_lose_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ondevice.store._PATIENCE_SECONDS", 120.0)
+
     def write(prefix: str) -> None:
         with EventStore(path) as store:
             for n in range(20):

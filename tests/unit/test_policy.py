@@ -310,8 +310,8 @@ def test_refused_reads_are_recorded_once_each_and_not_without_end(policy: Policy
         return recorder(decide(policy, ReadRequest(caller=caller, purpose="ranking", view=view)))
 
     assert [ask("a"), ask("a"), ask("genre_x", "recommender"), ask("b"), ask("c")] == [True, False, False, True, False]
-    recorder.close()
-    recorder.close()
+    recorder.close(seconds=60)
+    recorder.close(seconds=60)
     assert ask("d") is False
     assert [decision.subject for decision in written] == ["a", "b"]
 
@@ -327,7 +327,7 @@ def test_refused_reads_reach_the_ledger_from_many_threads(tmp_path: Path, policy
     decisions = [decide(policy, ReadRequest(caller="x", purpose="ads", view=f"view_{n % 4}")) for n in range(40)]
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(recorder, decisions)) == 4
-    recorder.close()
+    recorder.close(seconds=60)
     with Ledger(settings.ledger_path) as ledger:
         entries = ledger.entries()
     assert sorted(entry.subject for entry in entries) == ["view_0", "view_1", "view_2", "view_3"]
@@ -356,8 +356,8 @@ def test_a_ledger_that_cannot_be_written_changes_no_decision(
     decision = decide(policy, ReadRequest(caller="x", purpose="ads", view="v"))
     assert recorder(decision) is True
     assert recorder(decision) is False
-    assert written.wait(10)
-    recorder.close()
+    assert written.wait(60)
+    recorder.close(seconds=60)
     assert tried == [False, True, True], "what was tried before may have been written"
     assert caplog.text.count("could not be recorded; it stays refused and is tried again") == 1
 
