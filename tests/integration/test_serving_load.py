@@ -58,7 +58,7 @@ def test_overload_is_told_and_leaves_goodput(project: Settings, tmp_path: Path) 
     """Short, beside other tests: the long one has the real bound. What the machine does beside it spoils one try."""
     tries: list[Overload] = []
     while not tries or not withstood(tries[-1], share=0.4):
-        assert len(tries) < 4, tries
+        assert len(tries) < 5, tries
         tries.append(overload(project, tmp_path, 4.0, deadline_seconds=30.0))
 
 

@@ -170,7 +170,7 @@ class Held:
             return cls(memory_bytes=found.memory_info().rss, files=found.num_fds(), threads=found.num_threads())
 
 
-def settled(pid: int, files: int, seconds: float = 10.0) -> Held:
+def settled(pid: int, files: int, seconds: float = 30.0) -> Held:
     """What the process holds once it has closed all but so many files, or after so long."""
     until = time.monotonic() + seconds
     while (held := Held.of(pid)).files > files and time.monotonic() < until:

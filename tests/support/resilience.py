@@ -117,7 +117,7 @@ class Load:
     def has_told(self, more: int) -> bool:
         """Whether so many more words are told soon."""
         until = self.seen.total() + more
-        return comes_true(lambda: self.seen.total() >= until)
+        return comes_true(lambda: self.seen.total() >= until, 100.0)
 
     def stop(self) -> Counter[str]:
         """Waits for the calls under way; what all of them gave."""
@@ -292,7 +292,7 @@ def changed(folder: Path, weeks: int) -> Changes:
             with Load(4, call) as load:
                 for week in range(1, weeks + 1):
                     publish_items(settings, rows=200, users=week, week=week)
-                    assert comes_true(partial(values.__contains__, week)), load.seen
+                    assert comes_true(partial(values.__contains__, week), 100.0), load.seen
                 assert load.has_told(100)
                 swaps = load.stop()
             with Load(4, call) as load, serving(settings, folder, config, port) as (_, second):
