@@ -36,7 +36,7 @@ from governance.errors import (
     NullValue,
 )
 from governance.files import exclusive_lock, remove_tree, sync_directory, write_atomic
-from pipelines.engine.laying import Batch, Laid, Piece, Run, Told, lay, only_the_parent_is_interrupted, split
+from pipelines.engine.laying import Batch, Laid, Piece, Run, Told, lay, live_with_the_parent, split
 from pipelines.engine.layout import LAYOUT_NAME, Layout
 from pipelines.engine.tables import Table, open_table
 
@@ -202,7 +202,7 @@ def _pool(workers: int | None) -> Iterator[ProcessPoolExecutor]:
         EngineError: one of them was killed.
     """
     count = workers or cpu_count() or 1
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=only_the_parent_is_interrupted)
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=live_with_the_parent)
     try:
         yield pool
     except BrokenProcessPool:

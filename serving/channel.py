@@ -91,7 +91,7 @@ def channel_options(tls: ClientTls | None) -> list[tuple[str, Any]]:
     options: list[tuple[str, Any]] = [
         ("grpc.enable_retries", 1),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 1_000),
+        ("grpc.min_reconnect_backoff_ms", 5_000),  # to gRPC's core, how long a connection may take to stand
         ("grpc.max_reconnect_backoff_ms", 1_000),
         ("grpc.service_config", _RETRIES),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),

@@ -13,8 +13,10 @@ rows of (person, item, value) come in 17 ms against 33 ms of zstd, which is a fi
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,9 +30,11 @@ from pipelines.engine.rows import plain, ticks_of
 from pipelines.engine.sums import int_column
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     import pyarrow as pa
 
-__all__ = ["Batch", "Laid", "Piece", "Run", "Told", "lay", "only_the_parent_is_interrupted", "split"]
+__all__ = ["Batch", "Laid", "Piece", "Run", "Told", "lay", "live_with_the_parent", "split"]
 
 _CHUNK = 500_000
 _ROWS_BEFORE_FLUSH = 2_000_000
@@ -96,9 +100,20 @@ class Laid:
     file: LayoutFile
 
 
-def only_the_parent_is_interrupted() -> None:
-    """For workers: Ctrl-C reaches every process of a terminal, but the parent alone decides what it means."""
+def live_with_the_parent() -> None:
+    """For workers: Ctrl-C reaches every process of a terminal, but the parent alone decides what it means.
+
+    A parent that is killed takes its workers with it: they would wait for work for ever, or write on where the next
+    run begins.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(parent,), name="parent", daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def split(task: int, pieces: tuple[Piece, ...], batch: Batch) -> list[Run] | Told:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -42,6 +43,7 @@ from pipelines.engine.tables import open_table
 from pipelines.ingest import Ingested, ingest
 from pipelines.noise import KeyedNoise, ReleaseKey
 from pipelines.plan import plan_signal
+from tests.support.fronts import comes_true
 from tests.support.projects import SPAN, START, a_signal, engine_settings
 from tests.support.written import released_table
 
@@ -295,6 +297,16 @@ if __name__ == "__main__":
 """
 
 
+def session(leader: int) -> list[int]:
+    """Processes that a process began, and those of these."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
+
+
 @pytest.mark.parametrize(
     ("stage", "ended"),
     [
@@ -321,8 +333,7 @@ def test_an_ingest_that_is_stopped_leaves_the_table_as_it_was(
         assert any(line.startswith(stage) for line in it.stdout)
         it.send_signal(ended)
         assert it.wait() != 0
-        with suppress(ProcessLookupError):  # its worker waits for work that never comes
-            os.killpg(it.pid, signal.SIGKILL)
+        assert comes_true(lambda: not session(it.pid), 60.0), "a worker outlives who gave it work"
     assert (into / LAYOUT_NAME).read_bytes() == layout
     assert rows(into) == rows_in(events(1))
     if ended == signal.SIGINT:
@@ -337,8 +348,6 @@ def test_a_worker_that_is_killed_is_told(tmp_path: Path) -> None:
 
     def kill_the_workers(what: str, part: float) -> None:
         if what.startswith("dealing") and not part:
-            import psutil
-
             for child in psutil.Process().children():
                 if "spawn_main" in " ".join(child.cmdline()):
                     child.send_signal(signal.SIGKILL)
