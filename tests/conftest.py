@@ -7,10 +7,18 @@ from hypothesis import HealthCheck, settings
 
 from governance.doctor import find_chromium
 
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")  # a machine that stands still for a second falsifies no property
-
 NO_CHROMIUM = "no Chromium on PATH: tests of pages need one (Debian: apt-get install chromium)"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Properties: a machine that stands still for a second falsifies none, and `make test` always tries the same cases.
+
+    Without `-m "not long"` each run tries others.
+    """
+    same = config.getoption("markexpr") == "not long"
+    unhurried = settings(deadline=None, derandomize=same, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("unhurried", unhurried)
+    settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(tryfirst=True)

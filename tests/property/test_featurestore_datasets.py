@@ -64,7 +64,6 @@ def test_the_newest_known_row_answers(questions: list[Question], rows: list[Row]
     assert vectorised(questions, rows, ttl) == by_loop(questions, rows, ttl)
 
 
-@settings(deadline=None)
 @given(QUESTIONS, ROWS, st.none() | st.integers(0, 10), TIMES)
 def test_the_future_changes_nothing(questions: list[Question], rows: list[Row], ttl: int | None, now: int) -> None:
     """No leakage: what becomes known after a time does not change what is answered for questions until then."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from featurestore.rows import (
@@ -152,7 +152,6 @@ def check(
                 assert found in (0, b"", (0.0,) * 3) or np.isnan(found).all()
 
 
-@settings(deadline=None)
 @given(tables(), st.data())
 def test_a_snapshot_answers_like_a_dictionary(table: Any, data: st.DataObject) -> None:
     kinds, keys, columns = table
@@ -161,7 +160,6 @@ def test_a_snapshot_answers_like_a_dictionary(table: Any, data: st.DataObject) -
     check(opened(built(kinds, keys, columns)), kinds, asked, keys, columns)
 
 
-@settings(deadline=None)
 @given(tables(), st.data())
 def test_keys_that_share_a_hash_stay_apart(table: Any, data: st.DataObject) -> None:
     """All hashes made equal: the worst that a hash can do costs time, never a wrong answer."""
@@ -253,7 +251,6 @@ def test_the_same_input_gives_the_same_bytes() -> None:
     assert built({"key0": "int64"}, keys, columns) == built({"key0": "int64"}, keys, columns)
 
 
-@settings(deadline=None)
 @given(tables(), st.data())
 def test_a_broken_file_is_refused(table: Any, data: st.DataObject) -> None:
     whole = built(*table)

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from hpack import Encoder
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.front.bodies import Refused, check_started, one_message, taken_messages
@@ -30,7 +30,6 @@ LISTS = st.lists(
 
 
 class TestHeads:
-    @settings(deadline=None)
     @given(st.lists(st.tuples(LISTS, st.booleans(), st.sampled_from([None, 0, 64, 4096])), max_size=30))
     def test_a_block_means_what_it_says_however_often_it_came_before(
         self, calls: list[tuple[list[tuple[bytes, bytes]], bool, int | None]]
@@ -44,7 +43,6 @@ class TestHeads:
             assert head.path == "/a.S/M"
             assert [(key.encode(), value.encode()) for key, value in head.metadata if isinstance(value, str)] == fields
 
-    @settings(deadline=None)
     @given(st.lists(st.tuples(st.sampled_from(["add", "use", "shrink"]), st.integers(0, 3)), max_size=40))
     def test_the_same_bytes_mean_something_else_after_the_table_has_changed(self, steps: list[tuple[str, int]]) -> None:
         """Against a model of the table; every block but the index in it is the same."""
@@ -91,7 +89,6 @@ class TestHeads:
         with pytest.raises(ValueError, match=r"malformed|missing"):
             Heads({}).read(Encoder().encode(fields))
 
-    @settings(deadline=None)
     @given(st.binary(max_size=200))
     def test_any_bytes_are_headers_or_a_fault(self, block: bytes) -> None:
         fault = None
@@ -103,7 +100,6 @@ class TestHeads:
             fault = caught.code
         assert fault in (None, ErrorCode.COMPRESSION_ERROR)
 
-    @settings(deadline=None)
     @given(st.text(max_size=60), st.dictionaries(st.sampled_from(["a", "b-bin"]), st.binary(max_size=30), max_size=2))
     def test_trailers_are_read_as_they_were_written(self, message: str, metadata: dict[str, bytes]) -> None:
         from base64 import b64decode
@@ -126,13 +122,11 @@ def framed(message: bytes, *, compressed: int = 0) -> bytes:
 
 
 class TestBodies:
-    @settings(deadline=None)
     @given(st.binary(max_size=300))
     def test_a_message_is_taken_out(self, message: bytes) -> None:
         assert one_message(framed(message), "identity", 300) == message
         assert one_message(framed(gzip.compress(message), compressed=1), "gzip", 400) == message
 
-    @settings(deadline=None)
     @given(st.lists(st.binary(max_size=50), max_size=8), st.lists(st.integers(0, 60), max_size=20))
     def test_messages_come_out_whole_however_the_body_is_cut(self, messages: list[bytes], cuts: list[int]) -> None:
         whole, body = b"".join(map(framed, messages)), bytearray()
@@ -210,7 +204,6 @@ HEAD: Any = Head(method=None, path="/", timeout_seconds=None, encoding="identity
 
 
 class TestSender:
-    @settings(deadline=None)
     @given(
         st.integers(0, 70_000),
         st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40_000)), max_size=8),

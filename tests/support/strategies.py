@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from governance.privacy import PrivacyLoss
@@ -66,8 +66,8 @@ _Test = TypeVar("_Test", bound=Callable[..., Any])
 
 
 def examples(n: int) -> Callable[[_Test], _Test]:
-    """Runs a property on `n` examples, however long each takes."""
-    return settings(max_examples=n, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    """Runs a property on `n` examples."""
+    return settings(max_examples=n)
 
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,20}", fullmatch=True)

@@ -19,7 +19,6 @@ import grpc
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from governance.errors import AccessDenied, ConfigError
@@ -82,14 +81,12 @@ def read_policy(folder: Path) -> Policy:
 
 
 class TestWire:
-    @hypothesis_settings(deadline=None)
     @given(st.lists(st.binary(max_size=300), max_size=60))
     def test_texts_are_written_as_protobuf_writes_them(self, values: list[bytes]) -> None:
         data = np.frombuffer(b"".join(values), np.uint8)
         offsets = np.concatenate(([0], np.cumsum([len(value) for value in values]))).astype(np.int64)
         assert texts_field(1, data, offsets) == values_pb2.BytesValues(values=values).SerializeToString()
 
-    @hypothesis_settings(deadline=None)
     @given(st.integers(0, 2**63 - 1))
     def test_numbers(self, value: int) -> None:
         message = features_pb2.GetFeaturesResponse(publication=value)
@@ -97,7 +94,6 @@ class TestWire:
         if value:
             assert varint(value) == message.SerializeToString()[1:]
 
-    @hypothesis_settings(deadline=None)
     @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=40), st.binary(max_size=20))
     def test_a_run_is_read_right_even_beside_unknown_fields(self, values: list[int], junk: bytes) -> None:
         message = values_pb2.Int64Values(values=values)
