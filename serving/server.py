@@ -7,8 +7,8 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -127,7 +127,7 @@ def start_server(
     port = config.listen.port if port is None else port
     with ExitStack() as closing:
         contexts = None if config.tls is None else _contexts(config.tls)
-        listening = closing.enter_context(_listen(host, port, shared_port=shared_port))
+        bound = closing.enter_context(_bound(host, port, shared_port=shared_port))
         metrics = Metrics()
         pool = WorkerPool(config.listen.threads, config.limits.queue_seconds, single_threaded)
         closing.callback(pool.close)
@@ -153,11 +153,13 @@ def start_server(
             lambda method: metrics.refused.labels(method).inc(),
             _streams(config),
         )
-        front = Front(dispatcher, listening, contexts, single_threaded)
+        with _told_of(host, port):
+            bound.listen(_BACKLOG)  # not before: others on the port answer meanwhile
+        front = Front(dispatcher, bound, contexts, single_threaded)
         front.start()
         looked(in_force.current())
         return RunningServer(
-            _join(host, int(listening.getsockname()[1])),
+            _join(host, int(bound.getsockname()[1])),
             front,
             in_force,
             checks,
@@ -270,27 +272,32 @@ def _contexts(files: TlsFiles) -> Callable[[], ssl.SSLContext]:
     return server_contexts(Tls(certificate=files.certificate, key=files.key, client_ca=files.client_ca))
 
 
-def _listen(host: str, port: int, *, shared_port: bool) -> socket.socket:
-    """A listening socket.
+def _bound(host: str, port: int, *, shared_port: bool) -> socket.socket:
+    """A socket that has its address, and does not listen yet.
 
     Raises:
         PortBusy: the address is in use.
         ConfigError: it is not one of this machine's.
     """
-    address = _join(host, port)
     if not 0 <= port <= _LAST_PORT:
-        raise ConfigError(f"cannot listen on {address}: allowed ports: 0 to {_LAST_PORT}")
-    try:
+        raise ConfigError(f"cannot listen on {_join(host, port)}: allowed ports: 0 to {_LAST_PORT}")
+    with _told_of(host, port), ExitStack() as undone:
         family, _, _, _, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        with ExitStack() as undone:
-            listening = undone.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if shared_port:
-                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listening.bind(target)
-            listening.listen(_BACKLOG)
-            undone.pop_all()
-            return listening
+        bound = undone.enter_context(socket.socket(family, socket.SOCK_STREAM))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared_port:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(target)
+        undone.pop_all()
+        return bound
+
+
+@contextmanager
+def _told_of(host: str, port: int) -> Iterator[None]:
+    """What the system says of an address, as errors of ours."""
+    address = _join(host, port)
+    try:
+        yield
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortBusy(address) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -9,15 +10,19 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from governance.files import write_atomic
 from governance.settings import Settings
 from serving.client import Client
+from serving.server import start_server
+from serving.watch import InForce
 from tests.support.fronts import UNHURRIED, comes_true
+from tests.support.redis import held_port
 from tests.support.resilience import serving, workers
-from tests.support.serving import served_items
+from tests.support.serving import connected, served_items
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +65,19 @@ def test_why_a_new_process_cannot_start_is_in_the_log(project: Settings, tmp_pat
         process.send_signal(signal.SIGTERM)
         reader.join(60)
     assert any("ended with code -9" in line for line in lines)
+
+
+def test_a_server_takes_no_connection_before_it_can_answer(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others that share its port answer meanwhile."""
+    found: list[int] = []
+
+    class Looked(InForce):
+        def __init__(self, *what: Any) -> None:
+            with socket.socket() as early:
+                found.append(early.connect_ex(("127.0.0.1", port)))
+            super().__init__(*what)
+
+    monkeypatch.setattr("serving.server.InForce", Looked)
+    with held_port() as port, start_server(project, port=port) as running, connected(running.address) as client:
+        assert client.get_embeddings("item_content", [3]).found.all()
+    assert found == [errno.ECONNREFUSED]
