@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from serving.admission import WorkerPool
 from serving.front import QUICK, Dispatcher, Front, Limits, MethodTable, handlers_of
-from tests.support.fronts import UNHURRIED
+from tests.support.fronts import UNHURRIED, comes_true
 from tests.support.http2 import (
     END_HEADERS,
     LARGEST_WINDOW,
@@ -299,12 +299,7 @@ def small_server() -> Iterator[tuple[str, Dispatcher]]:
 
 def empty(dispatcher: Dispatcher) -> bool:
     """Whether the server soon holds nothing of any connection."""
-    until = time.monotonic() + 30
-    while dispatcher.connections or dispatcher.unfinished or dispatcher.held:
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.001)
-    return True
+    return comes_true(lambda: not (dispatcher.connections or dispatcher.unfinished or dispatcher.held))
 
 
 def frames_fuzz(examples: int, *, derandomize: bool) -> Callable[[], Any]:

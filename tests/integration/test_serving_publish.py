@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,7 +27,7 @@ from serving.client import Client
 from serving.publish import publish
 from serving.server import RunningServer, start_server
 from serving.v1 import snapshots_pb2, snapshots_pb2_grpc
-from tests.support.fronts import UNHURRIED
+from tests.support.fronts import UNHURRIED, comes_true
 from tests.support.redis import held_port, redis_server
 from tests.support.releases import make_project, make_release, make_vector_release
 from tests.support.serving import connected, patient
@@ -316,12 +315,7 @@ def test_rows_of_a_later_publication_are_not_served_before_it_is_in_force(tmp_pa
 
 def wait_for(server: RunningServer, publication: int) -> bool:
     """Whether the server takes a publication over, in time."""
-    until = time.monotonic() + 120
-    while server.publication != publication:
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.02)
-    return True
+    return comes_true(lambda: server.publication == publication, 120.0)
 
 
 def test_test_noise_is_never_published(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import errno
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +23,7 @@ from serving import watch
 from serving.index import VectorSpace
 from serving.server import RunningServer, start_server
 from serving.state import Published
+from tests.support.fronts import comes_true
 from tests.support.serving import connected, patient, served_items
 
 ALIGNMENT, DIGEST = 64, 32
@@ -204,10 +204,7 @@ def test_the_watcher_outlives_what_fails_once(
 
 def wait_until(there: Callable[[], bool]) -> None:
     """What could not be opened is tried again after ten times as long as that took."""
-    until = time.monotonic() + 120
-    while not there():
-        assert time.monotonic() < until, "it did not come"
-        time.sleep(0.02)
+    assert comes_true(there, 120.0), "it did not come"
 
 
 def cut(publication: dict[str, Any]) -> None:

@@ -199,11 +199,7 @@ class TestDeadline:
 
 
 def wait_until(there: Callable[[], bool]) -> None:
-    for _ in range(6_000):
-        if there():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not come")
+    assert comes_true(there, 60.0), "it did not come"
 
 
 class TestAudit:
